@@ -115,19 +115,21 @@ const change = <P extends Plural>(plural: P, id: string, value: Partial<Inputs[P
 const remove = (plural: Plural | "apps" | "plugins", id: string) =>
   send<unknown>(`/admin/v1/${plural}/${encodeURIComponent(id)}`, "DELETE");
 
-export interface CallFilter {
+export interface RequestFilter {
   since?: number;
   until?: number;
   limit?: number;
   offset?: number;
+  id?: string;
+  outcome?: string;
+  status?: string;
   provider?: string;
   model?: string;
   type?: string;
   user?: string;
   key?: string;
-  status?: string;
-  call?: string;
   credential?: string;
+  unauthenticated?: boolean;
 }
 
 // Datasets are the knowledge API's, whose description is Dify's: these are the fields that are used here.
@@ -225,13 +227,13 @@ export const api = {
     taken(admin.POST("/admin/v1/plan", { body })),
   resting: () => taken(admin.GET("/admin/v1/resting")).then((body) => body.data),
 
-  usage: (by: string, since: number, until?: number) =>
-    taken(admin.GET("/admin/v1/usage", { params: { query: { by, since, ...(until ? { until } : {}) } } })).then(
-      (body) => body.data,
-    ),
+  usage: (by: string, since: number, until?: number) => api.usageReport(by, since, until).then((body) => body.data),
+  usageReport: (by: string, since: number, until?: number) =>
+    taken(admin.GET("/admin/v1/usage", { params: { query: { by, since, ...(until ? { until } : {}) } } })),
   latency: (since: number, until: number) =>
     taken(admin.GET("/admin/v1/latency", { params: { query: { since, until } } })).then((body) => body.data),
-  calls: (query: CallFilter) => taken(admin.GET("/admin/v1/calls", { params: { query } })),
+  budgets: () => taken(admin.GET("/admin/v1/budgets")).then((body) => body.data),
+  requests: (query: RequestFilter) => taken(admin.GET("/admin/v1/requests", { params: { query } })),
   call: (id: string) => taken(admin.GET("/admin/v1/calls/{id}", byId(id))),
   replay: (id: string, model: string) =>
     taken(admin.POST("/admin/v1/calls/{id}/replay", { ...byId(id), body: { model } })),

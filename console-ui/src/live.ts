@@ -4,7 +4,7 @@ import { useEffect, useState } from "react";
 import { addressed } from "./api";
 
 const TOUCHES: Record<string, string[]> = {
-  usage: ["usage", "calls", "latency", "plan"],
+  usage: ["usage", "requests", "latency", "plan"],
   resting: ["resting", "providers", "plan"],
   setup: [
     "keys",

@@ -19,6 +19,7 @@ from tools.show import (
     budget_race,
     loop_hostage,
     loop_stall,
+    one_record,
     security,
     tenancy,
     tool_translation,
@@ -152,6 +153,12 @@ def test_racing_callers_do_not_overspend(
     report, spent = budget_race.run_race(tmp_path, shared="database")
     assert report.other == []
     assert spent <= calls * budget_race._COST + budget_race._ESTIMATE
+
+
+@pytest.mark.proof("one-record")
+@pytest.mark.timeout(300)
+def test_each_call_has_one_record(tmp_path: Path):
+    _holds(one_record.check(tmp_path, 100, 20))
 
 
 @pytest.mark.proof("tenancy")

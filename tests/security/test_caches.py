@@ -60,6 +60,13 @@ KEPT = {
     "agents/loop.py:_Run.recorded_steps": _RUN,
     "agents/loop.py:_CallBatch.results": _RUN,
     "agents/state.py:Task.parameters": _RUN,
+    # calls without an attempt
+    "runtime/unserved_calls.py:UnservedCalls._groups": "by tenant, key, endpoint and status: counts, dropped each minute",
+    "runtime/unserved_calls.py:UnservedCalls._groups_of_tenant": "by tenant: how many groups it has this minute",
+    "runtime/unserved_calls.py:UnservedCalls._rows_of_minute": "by tenant: how many rows it got this minute",
+    "runtime/unserved_calls.py:UnservedCalls._rows_of_day": "by tenant: how many rows it got today",
+    "runtime/unserved_calls.py:UnservedCalls.added": "by tenant: how many calls were recorded",
+    "runtime/unserved_calls.py:UnservedCalls._unsaved_groups": "by a random id: counts that wait to be written, with their tenant",
     # app
     "app/network.py:Clients._own": "by proxy, as the operator's settings name it: clients that keep nothing but connections",
     "app/knowledge.py:Indexes._open": "by the name of a store; each keeps its entries by dataset",

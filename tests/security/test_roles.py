@@ -34,6 +34,8 @@ EXPECTED: dict[Role, tuple[str, ...]] = {
         "GET /admin/v1/latency",
         "GET /admin/v1/calls",
         "GET /admin/v1/calls/{id}",
+        "GET /admin/v1/requests",
+        "GET /admin/v1/budgets",
         "GET /admin/openapi.json",
         "GET /metrics",
     ),

@@ -35,6 +35,7 @@ PROOFS = {
     "noisy-tenant": "A tenant with a hundred times the load of another one, whose latency stays stable.",
     "slow-streams": "1,000 slow streams and 10,000 idle connections at once: memory of each, every byte compared.",
     "overload": "Two and five times the load that a process can serve: early refusals, stable goodput.",
+    "one-record": "2,000 calls of every outcome: each has one record, sums by every grouping agree, refused ones are found by id.",
     "api-tables": "Every row of every API is described, other methods are refused, changed rows fail a test.",
     "tenancy": "Every route with every id of another tenant; all outputs are searched for secrets.",
     "memory": "100,000 requests: memory, tasks, threads and descriptors do not grow.",

@@ -211,7 +211,7 @@ def long_list(chromium_browser: Any, served: Served) -> tuple[int, float, float,
     appeared)."""
     with person(chromium_browser, served.origin) as user:
         user.goto("/requests?since=1")
-        user.page.get_by_text(f"{ROWS:,} attempts").wait_for()
+        user.page.get_by_text(f"{ROWS:,} requests").wait_for()
         user.page.locator(".window .line").nth(5).wait_for()
         box = user.page.locator(".rows .window").bounding_box()
         user.page.mouse.move(box["x"] + 300, box["y"] + 200)

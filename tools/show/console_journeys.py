@@ -196,7 +196,11 @@ def hit_a_budget(user: Person) -> None:
         if user.page.get_by_text("pocket money").count():
             break
     user.wait_for_text("pocket money")
-    user.goto("/requests?status=failed")
+    # The refused call is in the list, and the limit says that it is used up.
+    user.goto("/requests?outcome=refused")
+    user.page.get_by_text("insufficient_quota").first.wait_for()
+    user.goto("/")
+    user.wait_for_text("The limit pocket money is used up.")
     user.goto("/routes?tab=dry-run")
     user.wait_for_text("pocket money")
 

@@ -638,6 +638,7 @@ _READS = (
     "/admin/v1/usage/rows?since=0",
     "/admin/v1/usage/rows?since=0&format=csv",
     "/admin/v1/calls?since=0&limit=1000&offset=1000",
+    "/admin/v1/requests?since=0&limit=1000&offset=1000",
     "/admin/v1/latency?since=0",
 )
 

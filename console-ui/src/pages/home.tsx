@@ -7,6 +7,7 @@ import { Table } from "../components/table";
 import { filled } from "../messages";
 import { useMay } from "../permissions";
 import { useChosen } from "../settings";
+import type { CallTotals } from "./usage-series";
 
 type UsageRow = Shape<"UsageSum">;
 
@@ -25,15 +26,19 @@ const useReadyModels = () =>
 
 export const Home = () => {
   const { t, span } = useChosen();
-  const usage = useQuery({ queryKey: ["usage", "today"], queryFn: () => api.usage("provider,model", midnight()) });
+  const usage = useQuery({
+    queryKey: ["usage", "today"],
+    queryFn: () => api.usageReport("provider,model", midnight()),
+  });
   const about = useQuery({ queryKey: ["about"], queryFn: api.about, staleTime: 60_000 });
   const text = about.data && filled(t.runsSince, { version: about.data.version, span: span(about.data.uptime) });
   return (
     <Page title={t.home} text={text}>
       <Trouble of={[usage]} />
       <Problems about={about.data} />
-      <Today rows={usage.data} />
-      <Failures />
+      <Today rows={usage.data?.data} total={usage.data?.total as CallTotals | undefined} />
+      <LastOf outcome="failed" title={t.lastFailures} />
+      <LastOf outcome="refused" title={t.lastRefusals} />
       <FirstSteps />
     </Page>
   );
@@ -44,12 +49,16 @@ const Problems = ({ about }: { about: Shape<"About"> | undefined }) => {
   const { t, span } = useChosen();
   const resting = useQuery({ queryKey: ["resting"], queryFn: api.resting, retry: false });
   const models = useReadyModels();
+  const budgets = useQuery({ queryKey: ["limits", "budgets"], queryFn: api.budgets, retry: false });
   const problems: { text: string; to: string; what: string }[] = [];
   if (about?.problem) problems.push({ text: about.problem, to: "/settings", what: t.lookAtSettings });
   for (const [credential, seconds] of Object.entries(resting.data ?? {})) {
     const text = filled(t.restingFor, { credential, seconds: span(seconds) });
     problems.push({ text, to: "/providers", what: t.lookAtProviders });
   }
+  for (const budget of budgets.data ?? [])
+    if (budget.is_spent)
+      problems.push({ text: filled(t.spentLimit, { name: budget.name }), to: "/routes", what: t.lookAtLimits });
   if (models.data && !models.data.some((model) => model.type === "llm"))
     problems.push({ text: t.noChatModel, to: "/providers", what: t.addProvider });
   return (
@@ -69,7 +78,7 @@ const Problems = ({ about }: { about: Shape<"About"> | undefined }) => {
   );
 };
 
-const Today = ({ rows }: { rows: UsageRow[] | undefined }) => {
+const Today = ({ rows, total }: { rows: UsageRow[] | undefined; total: CallTotals | undefined }) => {
   const { t } = useChosen();
   const { may } = useMay();
   return (
@@ -83,9 +92,9 @@ const Today = ({ rows }: { rows: UsageRow[] | undefined }) => {
           )}
         </Empty>
       )}
-      {rows && rows.length > 0 && (
+      {rows && total && rows.length > 0 && (
         <>
-          <Totals rows={rows} />
+          <Totals rows={rows} total={total} />
           <ByModel rows={rows} />
         </>
       )}
@@ -93,7 +102,7 @@ const Today = ({ rows }: { rows: UsageRow[] | undefined }) => {
   );
 };
 
-const Totals = ({ rows }: { rows: UsageRow[] }) => {
+const Totals = ({ rows, total }: { rows: UsageRow[]; total: CallTotals }) => {
   const { t, number, money } = useChosen();
   const currencies = [...new Set(rows.map((row) => row.currency))];
   const isPriced = rows.every((row) => row.unpriced === 0);
@@ -104,8 +113,10 @@ const Totals = ({ rows }: { rows: UsageRow[] }) => {
     );
   return (
     <dl className="figures">
-      <Figure label={t.callsMade} value={number(sum(rows, (row) => row.calls))} />
-      <Figure label={t.failed} value={number(sum(rows, (row) => row.failed))} />
+      <Figure label={t.callsMade} value={number(total.calls)} />
+      <Figure label={t.failed} value={number(total.failed)} />
+      <Figure label={t.refused} value={number(total.refused)} />
+      <Figure label={t.cancelled} value={number(total.cancelled)} />
       <Figure label={t.tokens} value={number(sum(rows, tokensOf))} />
       {currencies.map((currency) => (
         <Figure
@@ -134,13 +145,17 @@ const ByModel = ({ rows }: { rows: UsageRow[] }) => {
         {
           title: t.model,
           cell: (row) => (
-            <Link to="/requests" search={{ model: row.model, since: midnight() } as never}>
-              {row.provider}/{row.model}
+            <Link
+              to="/requests"
+              search={{ ...(row.model === "-" ? {} : { model: row.model }), since: midnight() } as never}
+            >
+              {row.model === "-" ? t.none : `${row.provider}/${row.model}`}
             </Link>
           ),
         },
         { title: t.callsMade, cell: (row) => number(row.calls), isNumber: true },
         { title: t.failed, cell: (row) => number(row.failed), isNumber: true },
+        { title: t.refused, cell: (row) => number(row.refused ?? 0), isNumber: true },
         { title: t.tokens, cell: (row) => number(tokensOf(row)), isNumber: true },
         { title: t.cost, cell: (row) => money(row.cost, row.currency), isNumber: true },
       ]}
@@ -148,29 +163,31 @@ const ByModel = ({ rows }: { rows: UsageRow[] }) => {
   );
 };
 
-const Failures = () => {
+// The last calls of today that ended like this.
+const LastOf = ({ outcome, title }: { outcome: string; title: string }) => {
   const { t } = useChosen();
-  const failed = useQuery({
-    queryKey: ["calls", "failed today"],
-    queryFn: () => api.calls({ since: midnight(), status: "failed", limit: 5 }),
+  const last = useQuery({
+    queryKey: ["requests", "today", outcome],
+    queryFn: () => api.requests({ since: midnight(), outcome, limit: 5 }),
   });
-  if (!failed.data?.total) return null;
+  if (!last.data?.total) return null;
   return (
     <Card
-      title={t.lastFailures}
+      title={title}
       actions={
-        <Link to="/requests" search={{ status: "failed", since: midnight() } as never}>
+        <Link to="/requests" search={{ outcome, since: midnight() } as never}>
           {t.allOfThem}
         </Link>
       }
     >
       <ul className="plain">
-        {failed.data.data.map((call) => (
+        {last.data.data.map((call) => (
           <li key={call.id}>
-            <Link to="/requests/$id" params={{ id: call.call }}>
-              {call.provider}/{call.model}
+            <Link to="/requests/$id" params={{ id: call.id }}>
+              {[call.provider, call.model].filter(Boolean).join("/") || call.route || call.id}
             </Link>{" "}
-            <span className="wrong">{call.status}</span>
+            <span className="wrong">{call.status}</span>{" "}
+            {call.is_counting && <span className="soft">× {call.calls}</span>}
           </li>
         ))}
       </ul>

@@ -2,7 +2,7 @@ import { useQueries, useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useMemo, useRef, useState } from "react";
-import { api, type CallFilter, type Shape } from "../api";
+import { api, type RequestFilter, type Shape } from "../api";
 import { useDo } from "../components/actions";
 import { Switch } from "../components/aria";
 import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../components/base";
@@ -13,20 +13,33 @@ import { filled } from "../messages";
 import { useMay } from "../permissions";
 import { useChosen } from "../settings";
 
+const TEXT_FILTERS = ["id", "status", "provider", "model", "user", "key", "credential"] as const;
 const PAGE = 200;
 const HEIGHT = 40;
-const FILTERS = ["status", "provider", "model", "type", "user", "key", "credential"] as const;
+const OUTCOMES = ["served", "failed", "cancelled", "refused"] as const;
+const FILTERS = [
+  "id",
+  "outcome",
+  "status",
+  "provider",
+  "model",
+  "type",
+  "user",
+  "key",
+  "credential",
+  "unauthenticated",
+] as const;
 
-type Row = Shape<"CallRow">;
+type Row = Shape<"RequestRow">;
 
 const now = () => Math.floor(Date.now() / 1000);
 
 // The filters that the address names.
 const useFilter = () => {
   const navigate = useNavigate();
-  const search = useSearch({ strict: false }) as CallFilter;
+  const search = useSearch({ strict: false }) as RequestFilter;
   const filter = useMemo(
-    () => Object.fromEntries(FILTERS.map((name) => [name, search[name]]).filter(([, value]) => value)) as CallFilter,
+    () => Object.fromEntries(FILTERS.map((name) => [name, search[name]]).filter(([, value]) => value)) as RequestFilter,
     [search],
   );
   const put = (change: Record<string, unknown>) =>
@@ -36,12 +49,12 @@ const useFilter = () => {
 };
 type FilterControl = ReturnType<typeof useFilter>;
 
-// As many rows as there are attempts, of which only those that can be seen are fetched.
-const useRows = (query: CallFilter, isLive: boolean) => {
+// As many rows as there are records, of which only those that can be seen are fetched.
+const useRows = (query: RequestFilter, isLive: boolean) => {
   const box = useRef<HTMLDivElement>(null);
   const firstPage = useQuery({
-    queryKey: ["calls", query, 0],
-    queryFn: () => api.calls({ ...query, limit: PAGE, offset: 0 }),
+    queryKey: ["requests", query, 0],
+    queryFn: () => api.requests({ ...query, limit: PAGE, offset: 0 }),
     placeholderData: (before) => before,
   });
   const rows = useVirtualizer({
@@ -55,10 +68,10 @@ const useRows = (query: CallFilter, isLive: boolean) => {
   const last = Math.floor((visible.at(-1)?.index ?? 0) / PAGE);
   const pages = useQueries({
     queries: Array.from({ length: last - first + 1 }, (_, index) => first + index).map((page) => ({
-      queryKey: ["calls", query, page],
-      queryFn: () => api.calls({ ...query, limit: PAGE, offset: page * PAGE }),
+      queryKey: ["requests", query, page],
+      queryFn: () => api.requests({ ...query, limit: PAGE, offset: page * PAGE }),
       staleTime: isLive ? 2_000 : Infinity,
-      placeholderData: (before: Shape<"CallPage"> | undefined) => (page === 0 ? before : undefined),
+      placeholderData: (before: Shape<"RequestListPage"> | undefined) => (page === 0 ? before : undefined),
     })),
   });
   const rowAt = (index: number): Row | undefined => pages[Math.floor(index / PAGE) - first]?.data?.data[index % PAGE];
@@ -85,7 +98,7 @@ export const Requests = () => {
   return (
     <Page
       title={t.requests}
-      text={filled(t.countAttempts, { count: number(total) })}
+      text={filled(t.countRequests, { count: number(firstPage.data?.calls ?? 0) })}
       actions={<Switch label={t.live} isOn={isLive} onChange={follow} />}
     >
       <Filters control={control} />
@@ -103,24 +116,18 @@ export const Requests = () => {
 
 const Filters = ({ control }: { control: FilterControl }) => {
   const { t } = useChosen();
+  const { isOperator } = useMay();
   const { search, put, clear } = control;
-  const textFilters = FILTERS.filter((name) => name !== "status" && name !== "type");
   return (
     <form className="row" onSubmit={(event) => event.preventDefault()}>
       <Pick
-        label={t.status}
-        value={search.status ?? ""}
-        onChange={(status) => put({ status: status || undefined })}
-        options={[
-          ["", t.all],
-          ["failed", t.failedOnly],
-          ["ok", "ok"],
-          ["cached", t.states.cached],
-          ["cancelled", t.states.cancelled],
-        ]}
+        label={t.outcome}
+        value={search.outcome ?? ""}
+        onChange={(outcome) => put({ outcome: outcome || undefined })}
+        options={[["", t.all], ...OUTCOMES.map((outcome) => [outcome, t.outcomes[outcome]] as const)]}
       />
-      {textFilters.map((name) => (
-        <Field key={name} label={t.filters[name as "model"]}>
+      {TEXT_FILTERS.map((name) => (
+        <Field key={name} label={t.filters[name]}>
           <input
             className="short"
             value={String(search[name] ?? "")}
@@ -134,6 +141,13 @@ const Filters = ({ control }: { control: FilterControl }) => {
         onChange={(type) => put({ type: type || undefined })}
         options={[["", t.all], ...Object.entries(t.types)]}
       />
+      {isOperator && (
+        <Switch
+          label={t.withoutValidKey}
+          isOn={String(search.unauthenticated) === "true"}
+          onChange={(is) => put({ unauthenticated: is || undefined })}
+        />
+      )}
       <button type="button" onClick={clear}>
         {t.clearFilters}
       </button>
@@ -146,7 +160,7 @@ const Rows = ({ rows, total }: { rows: RowsControl; total: number }) => {
   return (
     <div className="rows" role="table" aria-label={t.requests} aria-rowcount={total + 1}>
       <div className="line header" role="row" aria-rowindex={1}>
-        {[t.when, t.model, t.status, t.cost, t.tokens, t.took, t.credential].map((title) => (
+        {[t.when, t.model, t.status, t.cost, t.tokens, t.took, t.details].map((title) => (
           <span role="columnheader" key={title}>
             {title}
           </span>
@@ -182,16 +196,21 @@ const Cells = ({ row }: { row: Row | undefined }) => {
   return (
     <>
       <span role="cell">
-        <Link to="/requests/$id" params={{ id: row.call }}>
-          {time(row.created_at)}
-        </Link>
-        {row.attempt > 1 && <small className="soft"> {filled(t.attemptNumber, { number: row.attempt })}</small>}
+        {row.is_counting ? (
+          time(row.created_at)
+        ) : (
+          <Link to="/requests/$id" params={{ id: row.id }}>
+            {time(row.created_at)}
+          </Link>
+        )}
+        {row.attempts > 1 && (
+          <small className="soft"> {filled(t.countAttempts, { count: number(row.attempts) })}</small>
+        )}
+        {row.is_counting && <small className="soft"> {filled(t.countAlike, { count: number(row.calls) })}</small>}
       </span>
+      <span role="cell">{[row.provider, row.model].filter(Boolean).join("/") || "–"}</span>
       <span role="cell">
-        {row.provider}/{row.model}
-      </span>
-      <span role="cell">
-        <Status is={row.status} />
+        <Status is={row.outcome === "served" ? row.status : row.outcome} />
       </span>
       <span role="cell" className="number">
         {money(row.cost, row.currency)}
@@ -202,7 +221,9 @@ const Cells = ({ row }: { row: Row | undefined }) => {
       <span role="cell" className="number">
         {span(row.latency)}
       </span>
-      <span role="cell">{row.credential || "–"}</span>
+      <span role="cell" title={row.message}>
+        {row.attempts ? row.credential || "–" : [row.http_status, row.status].filter(Boolean).join(" ")}
+      </span>
     </>
   );
 };
@@ -233,7 +254,8 @@ export const Call = () => {
       {detail && (
         <>
           <CallFigures detail={detail} />
-          <Decisions decisions={detail.decisions ?? []} />
+          {detail.refusal && <Refusal refusal={detail.refusal} />}
+          {(detail.decisions ?? []).length > 0 && <Decisions decisions={detail.decisions ?? []} />}
           <Attempts attempts={detail.attempts ?? []} />
           <Bodies detail={detail} />
           {isRecorded && detail.type === "llm" && may("developer") && <Replay id={id} />}
@@ -251,12 +273,40 @@ const CallFigures = ({ detail }: { detail: CallDetail }) => {
     <dl className="figures">
       <div>
         <dt>{t.askedFor}</dt>
-        <dd className="text">{detail.asked_for}</dd>
+        <dd className="text">{detail.asked_for || "–"}</dd>
       </div>
-      <Figure label={t.status} value={<Status is={detail.status ?? ""} />} />
-      <Figure label={t.took} value={span((detail.ms || timeframe(attempts).totalMs) / 1000)} />
+      <Figure label={t.status} value={<Status is={detail.refusal?.outcome ?? detail.status ?? ""} />} />
+      {attempts.length > 0 && <Figure label={t.took} value={span((detail.ms || timeframe(attempts).totalMs) / 1000)} />}
       <Figure label={t.cost} value={money(cost, attempts[0]?.currency ?? "USD")} />
     </dl>
+  );
+};
+
+// Why the request was answered without a call of a provider.
+const Refusal = ({ refusal }: { refusal: Shape<"Refusal"> }) => {
+  const { t, time } = useChosen();
+  const facts: [string, string][] = [
+    [t.when, time(refusal.created_at)],
+    [t.status, `${refusal.status} ${refusal.code}`],
+    [t.endpoint, refusal.route],
+    [t.filters.key, refusal.key],
+    [t.keyFingerprint, refusal.key_fingerprint],
+    [t.filters.user, refusal.user ?? ""],
+  ];
+  return (
+    <Card title={t.outcomes[refusal.outcome as "refused"]}>
+      {refusal.message && <p className="wrong">{refusal.message}</p>}
+      <dl className="figures">
+        {facts
+          .filter(([, value]) => value)
+          .map(([label, value]) => (
+            <div key={label}>
+              <dt>{label}</dt>
+              <dd className="text">{value}</dd>
+            </div>
+          ))}
+      </dl>
+    </Card>
   );
 };
 

@@ -301,6 +301,13 @@ const LimitList = () => {
   const { isKept } = useMay();
   const limits = useQuery({ queryKey: ["limits"], queryFn: () => api.all("limits") });
   const keys = useQuery({ queryKey: ["keys"], queryFn: () => api.all("keys") });
+  const budgets = useQuery({ queryKey: ["limits", "budgets"], queryFn: api.budgets, refetchInterval: 10_000 });
+  const budgetOf = (row: Shape<"LimitView">) => budgets.data?.find((budget) => budget.id === row.id);
+  const amountText = (row: Shape<"LimitView">, amount: number | null | undefined) => {
+    if (amount === null || amount === undefined) return "–";
+    if (row.unit === "cost") return money(amount, row.currency);
+    return `${number(amount)} ${(t.units as Record<string, string>)[row.unit] ?? row.unit}`;
+  };
   const [editing, setEditing] = useState<Shape<"LimitView"> | "new" | null>(null);
   const remove = useDo((id: string) => api.remove("limits", id), ["limits", "plan"], t.removed);
   return (
@@ -312,7 +319,7 @@ const LimitList = () => {
         </button>
       }
     >
-      <Trouble of={[limits]} />
+      <Trouble of={[limits, budgets]} />
       {limits.data && !limits.data.length && (
         <Empty title={t.noLimits}>
           <p>{t.noLimitsText}</p>
@@ -325,14 +332,16 @@ const LimitList = () => {
           id={(row) => row.id}
           columns={[
             { title: t.name, cell: (row) => row.name },
+            { title: t.amount, cell: (row) => amountText(row, row.amount), isNumber: true },
             {
-              title: t.amount,
-              cell: (row) =>
-                row.unit === "cost"
-                  ? money(row.amount, row.currency)
-                  : `${number(row.amount)} ${(t.units as Record<string, string>)[row.unit] ?? row.unit}`,
+              title: t.used,
+              cell: (row) => (
+                <span className={budgetOf(row)?.is_spent ? "wrong" : ""}>{amountText(row, budgetOf(row)?.used)}</span>
+              ),
               isNumber: true,
             },
+            { title: t.left, cell: (row) => amountText(row, budgetOf(row)?.left), isNumber: true },
+            { title: t.forecast, cell: (row) => amountText(row, budgetOf(row)?.forecast), isNumber: true },
             {
               title: t.window,
               cell: (row) => (row.unit === "concurrency" ? "–" : (t.windows as Record<string, string>)[row.window]),

@@ -3,6 +3,14 @@ import type { Shape } from "../api";
 import type { Series } from "../components/chart";
 
 export type UsageRow = Shape<"UsageSum">;
+// The counts of all calls of a timespan, the same for every grouping.
+export interface CallTotals {
+  calls: number;
+  failed: number;
+  cancelled: number;
+  refused: number;
+}
+export const NO_CALLS: CallTotals = { calls: 0, failed: 0, cancelled: 0, refused: 0 };
 export interface Timespan {
   // In seconds since 1970.
   since: number;

@@ -7,7 +7,7 @@ import { Chart } from "../components/chart";
 import { Figure } from "../components/figure";
 import { Table } from "../components/table";
 import { useChosen, useKept } from "../settings";
-import { type UsageRow, usageSeries } from "./usage-series";
+import { type CallTotals, NO_CALLS, type UsageRow, usageSeries } from "./usage-series";
 
 const SPANS = { day: 86_400, week: 7 * 86_400, month: 30 * 86_400, quarter: 90 * 86_400 } as const;
 const BY = ["provider", "model", "user", "key", "credential", "model_type", "status"] as const;
@@ -16,6 +16,7 @@ const MEASURES = {
   calls: (row: UsageRow) => row.calls,
   tokens: (row: UsageRow) => row.prompt_tokens + row.completion_tokens,
   failed: (row: UsageRow) => row.failed,
+  refused: (row: UsageRow) => row.refused ?? 0,
 } as const;
 // The filters of the page of requests, by dimension.
 const FILTERS = {
@@ -44,7 +45,7 @@ const useUsage = (choice: Choice) => {
   const since = until - SPANS[choice.over];
   const unit = choice.over === "day" ? "hour" : "day";
   const columns = choice.by === "model" ? "provider,model" : choice.by;
-  const sums = useQuery({ queryKey: ["usage", choice.by, since], queryFn: () => api.usage(columns, since) });
+  const sums = useQuery({ queryKey: ["usage", choice.by, since], queryFn: () => api.usageReport(columns, since) });
   const over = useQuery({
     queryKey: ["usage", unit, choice.by, since],
     queryFn: () => api.usage(`${unit},${columns}`, since),
@@ -52,7 +53,8 @@ const useUsage = (choice: Choice) => {
   const latency = useQuery({ queryKey: ["latency", since], queryFn: () => api.latency(since, until) });
   const keys = useQuery({ queryKey: ["keys"], queryFn: () => api.all("keys"), retry: false });
   const nameOf = (row: UsageRow) => {
-    if (choice.by === "model") return `${row.provider}/${row.model}`;
+    // Some refused calls named no model that exists.
+    if (choice.by === "model") return row.model === "-" ? t.none : `${row.provider}/${row.model}`;
     const name = String(row[choice.by] ?? "-");
     const keyName = choice.by === "key" && keys.data?.find((key) => key.id === name)?.name;
     return keyName || (name === "-" ? t.none : name);
@@ -71,7 +73,7 @@ const requestsOf = (row: UsageRow, by: Choice["by"], since: number): Record<stri
   return {
     since,
     ...(value && value !== "-" ? { [FILTERS[by]]: value } : {}),
-    ...(by === "model" ? { provider: row.provider } : {}),
+    ...(by === "model" && row.provider !== "-" ? { provider: row.provider } : {}),
   };
 };
 
@@ -80,7 +82,7 @@ export const Usage = () => {
   const [choice, setChoice] = useKept<Choice>("usage", { over: "month", by: "model", measure: "cost" });
   const usage = useUsage(choice);
   const { since, sums, over, latency, nameOf } = usage;
-  const rows = sums.data ?? [];
+  const rows = sums.data?.data ?? [];
   return (
     <Page title={t.usageAndCost} actions={<Exports query={`since=${since}&until=${usage.until}`} />}>
       <Choices choice={choice} onChange={setChoice} />
@@ -91,7 +93,11 @@ export const Usage = () => {
         </Empty>
       ) : (
         <>
-          <Totals rows={rows} hasCacheHits={choice.by === "status"} />
+          <Totals
+            rows={rows}
+            total={(sums.data?.total as CallTotals | undefined) ?? NO_CALLS}
+            hasCacheHits={choice.by === "status"}
+          />
           <UsageChart choice={choice} chart={usage.chart} currency={rows[0]?.currency ?? "USD"} />
           <Details rows={rows} by={choice.by} since={since} nameOf={nameOf} />
           {(latency.data?.length ?? 0) > 0 && <Latencies rows={latency.data!} since={since} />}
@@ -141,7 +147,8 @@ const Choices = ({ choice, onChange }: { choice: Choice; onChange: (choice: Choi
   );
 };
 
-const Totals = ({ rows, hasCacheHits }: { rows: UsageRow[]; hasCacheHits: boolean }) => {
+// Calls are counted once, whatever they are grouped by.
+const Totals = ({ rows, total, hasCacheHits }: { rows: UsageRow[]; total: CallTotals; hasCacheHits: boolean }) => {
   const { t, number, money } = useChosen();
   const currencies = [...new Set(rows.map((row) => row.currency))];
   const costIn = (currency: string) =>
@@ -156,8 +163,10 @@ const Totals = ({ rows, hasCacheHits }: { rows: UsageRow[]; hasCacheHits: boolea
         {currencies.map((currency) => (
           <Figure key={currency} label={t.cost} value={money(costIn(currency), currency)} />
         ))}
-        <Figure label={t.callsMade} value={number(sum(rows, MEASURES.calls))} />
-        <Figure label={t.failed} value={number(sum(rows, MEASURES.failed))} />
+        <Figure label={t.callsMade} value={number(total.calls)} />
+        <Figure label={t.failed} value={number(total.failed)} />
+        <Figure label={t.refused} value={number(total.refused)} />
+        <Figure label={t.cancelled} value={number(total.cancelled)} />
         <Figure label={t.tokensIn} value={number(sum(rows, (row) => row.prompt_tokens))} />
         <Figure label={t.tokensOut} value={number(sum(rows, (row) => row.completion_tokens))} />
         <Figure label={t.cachedTokens} value={number(sum(rows, (row) => row.cached_tokens))} />
@@ -209,8 +218,16 @@ const Details = ({
   );
   const failedCell = (row: UsageRow) =>
     row.failed ? (
-      <Link to="/requests" search={{ ...requestsOf(row, by, since), status: "failed" } as never}>
+      <Link to="/requests" search={{ ...requestsOf(row, by, since), outcome: "failed" } as never}>
         {number(row.failed)}
+      </Link>
+    ) : (
+      0
+    );
+  const refusedCell = (row: UsageRow) =>
+    row.refused ? (
+      <Link to="/requests" search={{ ...requestsOf(row, by, since), outcome: "refused" } as never}>
+        {number(row.refused)}
       </Link>
     ) : (
       0
@@ -225,8 +242,11 @@ const Details = ({
           { title: t.by[by], cell: nameCell },
           { title: t.cost, cell: (row) => money(row.cost, row.currency), isNumber: true },
           { title: t.callsMade, cell: (row) => number(row.calls), isNumber: true },
-          { title: t.attempts, cell: (row) => number(row.attempts), isNumber: true },
           { title: t.failed, cell: failedCell, isNumber: true },
+          { title: t.refused, cell: refusedCell, isNumber: true },
+          { title: t.cancelled, cell: (row) => number(row.cancelled ?? 0), isNumber: true },
+          { title: t.attempts, cell: (row) => number(row.attempts), isNumber: true },
+          { title: t.failedAttempts, cell: (row) => number(row.failed_attempts ?? 0), isNumber: true },
           { title: t.tokensIn, cell: (row) => number(row.prompt_tokens), isNumber: true },
           { title: t.tokensOut, cell: (row) => number(row.completion_tokens), isNumber: true },
           { title: t.cachedTokens, cell: (row) => number(row.cached_tokens), isNumber: true },

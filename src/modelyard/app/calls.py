@@ -2,7 +2,7 @@
 traces that they use."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from modelyard.app.recovery import Recovery
 from modelyard.app.storage import StorageServices, counters_for, response_cache_for
 from modelyard.app.unpriced_calls import UnpricedCalls
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ConfigError, NotFoundError
+from modelyard.base.errors import ConfigError, ModelyardError, NotFoundError
 from modelyard.base.settings import Settings
 from modelyard.models.answer_formats import AnswerModes
 from modelyard.models.base import LargeLanguageModel
@@ -40,6 +40,7 @@ from modelyard.runtime.direct_call import DirectCalls
 from modelyard.runtime.fair_queue import FairQueue
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.limits import CounterStart, Subject
 from modelyard.runtime.metrics import Metrics
 from modelyard.runtime.model_manager import ALIASES, ModelManager
 from modelyard.runtime.overload import LoadController
@@ -53,9 +54,12 @@ from modelyard.runtime.policies.meter import Meter
 from modelyard.runtime.policies.observe import Observe
 from modelyard.runtime.policies.structured import Structured
 from modelyard.runtime.provider_manager import ProviderManager
+from modelyard.runtime.request_table import RequestTable
 from modelyard.runtime.response_store import ResponseStore
 from modelyard.runtime.retry_budget import RetryBudget
 from modelyard.runtime.traces import Traces
+from modelyard.runtime.unserved_callback import UnservedCallback
+from modelyard.runtime.unserved_calls import UnservedCalls
 from modelyard.storage.counters import Counters
 from modelyard.storage.response_cache import ResponseCache
 from modelyard.tenancy.caller import DEFAULT_TENANT, acting_for
@@ -79,6 +83,8 @@ class CallServices:
     ledger: Ledger
     responses: ResponseStore
     counters: Counters
+    start_counters: Callable[[Subject, Sequence[CounterStart]], Awaitable[None]]
+    """Initialises the counters of limits from the ledger."""
     answers: ResponseCache
     """The response cache."""
     admission: Admission
@@ -87,6 +93,9 @@ class CallServices:
     load: LoadController
     metrics: Metrics
     traces: Traces
+    unserved: UnservedCalls
+    """Records calls that end before any attempt is made."""
+    requests: RequestTable
     exporter: "TracingCallback | None"
     """Sends traces to a collector; None if the settings name none."""
     schemas: "Schemas"
@@ -390,16 +399,13 @@ def build_calls(
     ledger = accounting.ledger
     answers = response_cache_for(settings, storage, clock)
     metrics = Metrics()
-    traces = Traces(
-        storage.database,
-        ledger.usage,
-        clock,
-        keep=settings.telemetry.decisions,
-        records=settings.telemetry.record,
-    )
+    unserved = UnservedCalls(storage.database, clock)
+    traces = _build_traces(settings, storage, ledger, clock, unserved)
     schemas = Schemas(live_settings, providers, accounting.unpriced)
-    # Built-in traces first, then callbacks of the program, then the exporter.
-    observers = (traces, *callbacks, *([exporter] if exporter is not None else ()))
+    refusals = UnservedCallback(unserved, _status_of)
+    # Built-in ones first, then callbacks of the program, then the exporter.
+    exporters = [exporter] if exporter is not None else []
+    observers = (traces, refusals, *callbacks, *exporters)
 
     async def embed(tenant: str, text: str) -> Sequence[float]:
         """Return an embedding for the semantic cache."""
@@ -407,12 +413,7 @@ def build_calls(
         # policies.
         return await named_models.embed(tenant, text)
 
-    # The semantic cache works only with an embedding model.
-    semantic = (
-        Semantic(embed=embed, threshold=settings.cache.semantic_threshold)
-        if settings.cache.semantic_model
-        else None
-    )
+    semantic = _semantic_cache(settings, embed)
     cache = Cache(answers, schemas.seconds_to_keep, ledger, clock, semantic)
     builder = _PolicyBuilder(
         settings=settings,
@@ -445,6 +446,7 @@ def build_calls(
         ledger=ledger,
         responses=ResponseStore(storage.database, clock),
         counters=accounting.counters,
+        start_counters=policies.limits.start,
         answers=answers,
         admission=accounting.admission,
         recovery=accounting.recovery,
@@ -452,9 +454,46 @@ def build_calls(
         load=load,
         metrics=metrics,
         traces=traces,
+        unserved=unserved,
+        requests=RequestTable(storage.database, ledger.usage, unserved),
         exporter=exporter,
         schemas=schemas,
     )
+
+
+def _semantic_cache(
+    settings: Settings, embed: Callable[[str, str], Awaitable[Sequence[float]]]
+) -> Semantic | None:
+    """Return the cache for similar questions; None without an embedding model."""
+    if not settings.cache.semantic_model:
+        return None
+    return Semantic(embed=embed, threshold=settings.cache.semantic_threshold)
+
+
+def _build_traces(
+    settings: Settings,
+    storage: StorageServices,
+    ledger: Ledger,
+    clock: Clock,
+    unserved: UnservedCalls,
+) -> Traces:
+    """Build what stores the decisions of calls."""
+    return Traces(
+        storage.database,
+        ledger.usage,
+        clock,
+        unserved,
+        keep=settings.telemetry.decisions,
+        records=settings.telemetry.record,
+    )
+
+
+def _status_of(error: ModelyardError) -> int:
+    """Return the HTTP status with which an error is answered."""
+    # A program without a server need not load the gateway.
+    from modelyard.gateway.errors import status_of
+
+    return status_of(error)[0]
 
 
 def check_settings(settings: Settings) -> None:

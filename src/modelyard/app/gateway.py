@@ -51,6 +51,7 @@ from modelyard.gateway.service.authentication import AppAuthenticator
 from modelyard.gateway.service.dependencies import ServiceDependencies
 from modelyard.gateway.table import Api
 from modelyard.gateway.tenant_content import ContentRules
+from modelyard.gateway.unserved_requests import UnservedRequests
 from modelyard.models.entities import AIModelEntity
 from modelyard.people.oidc import Oidc
 from modelyard.runtime.model_manager import ModelManager
@@ -109,6 +110,7 @@ def gateway_for(
         # Read for each stream, so that a change takes effect at once.
         keep_alive_seconds=lambda: services.settings.current.timeouts.keep_alive,
         load=services.calls.load,
+        unserved=UnservedRequests(services.calls.unserved, keeper),
     )
     runs = services.workflows.runs
     gateway.ending.listeners.append(runs.leave)
@@ -343,10 +345,12 @@ def _admin(
         directory=services.tenancy.directory,
         ledger=calls.ledger,
         traces=calls.traces,
+        requests=calls.requests,
         clock=services.clock,
         weights=services.providers.weights,
         plugins=services.plugins.plugins,
         counters=calls.counters,
+        start_counters=calls.start_counters,
         applicable_limits=calls.admission.applying,
         cache_seconds=calls.cache_seconds,
         check=services.checks.credentials,

@@ -58,6 +58,8 @@ _FOLLOW_SECONDS = 1.0
 _SOURCE_SECONDS = 2.0
 """Schedules of sources are in minutes; a request of a person may wait this long."""
 _DAY = 86_400.0
+_STRANGER_DAYS = 30
+"""How long refused calls of callers without a valid key are kept."""
 _JOB_DAYS = 30
 """How long the reports of imports can be read."""
 _RESERVATION_GRACE_SECONDS = 300.0
@@ -305,9 +307,13 @@ class RetentionCleanup:
         self._calls.traces.forget(current_time - telemetry.decision_days * _DAY)
         # 0 days means that usage rows are kept forever.
         if telemetry.usage_days:
-            await self._calls.ledger.usage.delete_before(
-                current_time - telemetry.usage_days * _DAY
-            )
+            cutoff = current_time - telemetry.usage_days * _DAY
+            await self._calls.ledger.usage.delete_before(cutoff)
+            await self._calls.unserved.delete_before(cutoff)
+        # Anybody who reaches the server can add these.
+        await self._calls.unserved.delete_before(
+            current_time - _STRANGER_DAYS * _DAY, of_strangers=True
+        )
         # The rows of deleted resources stay for a week.
         self._storage.resources.forget(current_time - 7 * _DAY)
         # Documents may be gone by then, so nothing else would delete their jobs.

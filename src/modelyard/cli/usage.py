@@ -76,7 +76,7 @@ def usage(
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Show usage and cost. Counts every attempt, including failed ones."""
+    """Show usage and cost. Counts every call once, including refused ones."""
     start_time = time.time() - _seconds(since)
     names = _fields(by)
     with _ledger(ctx) as (ledger, _):
@@ -202,7 +202,8 @@ def _print_sums(names: list[str], sums: list[UsageSummary]) -> None:
     if not sums:
         print_note("no usage in this time range")
         return
-    columns = (*names, "calls", "attempts", "failed", "tokens in", "tokens out", "cost")
+    columns = (*names, "calls", "failed", "refused", "attempts")
+    columns = (*columns, "tokens in", "tokens out", "cost")
     # Units of other model types get a column only if they occur.
     used_units = [
         unit for unit in _OTHER_UNITS if any(getattr(line, unit) for line in sums)
@@ -214,8 +215,9 @@ def _print_sums(names: list[str], sums: list[UsageSummary]) -> None:
                 for name, value in zip(names, summary.key, strict=True)
             ),
             f"{summary.calls:,}",
-            f"{summary.attempts:,}",
             f"{summary.failed:,}",
+            f"{summary.refused:,}",
+            f"{summary.attempts:,}",
             f"{summary.prompt_tokens:,}",
             f"{summary.completion_tokens:,}",
             f"{summary.cost:f} {summary.currency}"
@@ -297,7 +299,9 @@ def explain(ctx: click.Context, call: str, tenant: str, as_json: bool) -> None:
 
     with _ledger(ctx) as (ledger, database):
         explanation = asyncio.run(
-            Traces(database, ledger.usage, SystemClock()).explain(tenant, call)
+            Traces(database, ledger.usage, SystemClock()).explain(
+                tenant, call, is_operator=True
+            )
         )
     if as_json:
         print_json(explanation)
@@ -329,11 +333,21 @@ def explain(ctx: click.Context, call: str, tenant: str, as_json: bool) -> None:
         "counted_by",
         "cost",
     )
+    if (refusal := explanation["refusal"]) is not None:
+        _print_refusal(refusal)
+        return
     rows = [
         [str(attempt[name] if attempt[name] is not None else "-") for name in columns]
         for attempt in explanation["attempts"]
     ]
     print_table("", columns, rows)
+
+
+def _print_refusal(refusal: dict[str, Any]) -> None:
+    """Print why a call was answered without an attempt."""
+    names = ("outcome", "status", "code", "message", "route", "key", "key_fingerprint")
+    rows = [(name, str(refusal[name])) for name in names if refusal[name]]
+    print_table("", ("field", "value"), rows)
 
 
 def _details(step: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ it, before they are parsed.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -16,6 +17,7 @@ from modelyard.gateway.auth import ACTING_HEADERS
 from modelyard.gateway.http import Reply, Scope, finish_headers
 from modelyard.gateway.tenant_content import CREDENTIALS, Headers
 from modelyard.runtime.overload import LoadController
+from modelyard.runtime.unserved_calls import UnservedCall
 from modelyard.tenancy.caller import Caller
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -40,14 +42,23 @@ class _StoredRefusal:
     fragments: tuple[bytes, ...]
     """The response, cut where the id of the request is inserted."""
     last_cycle: int
+    call: UnservedCall | None
+    """The record of the first refused call; None if calls are not recorded."""
 
 
 class EarlyRefusals:
     """Stored refusals. Of requests only hashes are stored, which the interpreter salts:
     they contain credentials."""
 
-    def __init__(self, load: LoadController) -> None:
+    def __init__(
+        self,
+        load: LoadController,
+        record: Callable[[UnservedCall, str], None] = lambda call, request_id: None,
+    ) -> None:
+        """`record` is called for each refusal with the record of the first one and the
+        id of this request."""
         self.load = load
+        self._record = record
         # The hash of the request line and the credential → the answer.
         self._refusals: dict[int, _StoredRefusal] = {}
         # The hash of a head → its stored refusal and the length of the body.
@@ -61,7 +72,12 @@ class EarlyRefusals:
         return self.load.is_refusing
 
     def store(
-        self, scope: Scope, caller: Caller, reply: Reply, request_id: str
+        self,
+        scope: Scope,
+        caller: Caller,
+        reply: Reply,
+        request_id: str,
+        call: UnservedCall | None = None,
     ) -> None:
         """Store the reply to a refused request, for further requests of its caller."""
         credential = _only_credential(scope["headers"])
@@ -74,6 +90,7 @@ class EarlyRefusals:
             caller.priority,
             tuple(_response_bytes(reply, request_id).split(request_id.encode())),
             self.load.cycle + _CYCLES,
+            call,
         )
 
     def response(self, data: bytes) -> bytes | None:
@@ -97,7 +114,10 @@ class EarlyRefusals:
         if self.load.pre_check(refusal.tenant, refusal.priority):
             return None
         self.load.count_refusal()
-        return self._request_id().join(refusal.fragments)
+        request_id = self._request_id()
+        if refusal.call is not None:
+            self._record(refusal.call, request_id.decode())
+        return request_id.join(refusal.fragments)
 
     def _request_id(self) -> bytes:
         """Return a new id. The time in it is that of the cycle's first refusal: a clock

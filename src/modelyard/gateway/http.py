@@ -159,11 +159,28 @@ class Request:
     error_reply: "Callable[[ModelyardError, str], Reply] | None" = None
     """(error, request id) → reply, in the format of the API that the request reaches;
     None before it is routed."""
+    endpoint: str = ""
+    """Method and path of the route, with names in place of values; empty before the
+    request is routed."""
+    is_call: bool = False
+    """Whether the route calls a model or runs an app, so that a refusal is recorded."""
+    is_recorded: bool = False
+    """Whether what the request began has a record of its own, as a run has."""
+    asked_model: str = ""
+    """The model that the request names, once that is known."""
+    contexts: tuple[Context, ...] = ()
+    """The contexts of the models that were looked up for the request."""
 
     @property
     def tenant(self) -> str:
         """The caller's tenant."""
         return self.caller.tenant
+
+    @property
+    def has_record(self) -> bool:
+        """Whether the request is recorded elsewhere: as a run, or as a model call that
+        has begun, which has taken the id of its context."""
+        return self.is_recorded or not all(context.id for context in self.contexts)
 
     def add_late_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Add the headers that are known only now to those of a response that starts."""
@@ -190,6 +207,7 @@ class Request:
 
         Raises NotFoundError, ModelNotAllowedError, InvokeBadRequestError.
         """
+        self.asked_model = name
         cache = self.header(CACHE) or ""
         if cache not in ("", "on", "off", "refresh"):
             # An invalid header is an error of the caller; ignoring it could return a
@@ -198,7 +216,13 @@ class Request:
                 f"'{CACHE.decode()}' must be on, off or refresh, not {cache!r}",
                 param=CACHE.decode(),
             )
-        context = Context(id=self.id, cache=cache, attribution=self._attribution())
+        context = Context(
+            id=self.id,
+            cache=cache,
+            attribution=self._attribution(),
+            endpoint=self.endpoint,
+        )
+        self.contexts = (*self.contexts, context)
         return manager.find(self.caller, name, model_type, context=context)
 
     def _attribution(self) -> Attribution:

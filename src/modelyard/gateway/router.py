@@ -27,6 +27,7 @@ from modelyard.gateway.table import (
     call_handler,
 )
 from modelyard.gateway.vendor_paths import (
+    VENDORS,
     api_named_by,
     api_named_by_path,
     is_shared_path,
@@ -35,6 +36,8 @@ from modelyard.gateway.vendor_paths import (
 _MAX_SUGGESTION_LENGTH = 120
 """Maximum length of an unknown path for which a similar one is searched. The cost grows
 with the square of the length."""
+_CALL_APIS = frozenset((*VENDORS, "service"))
+"""APIs whose requests are mostly calls of models or apps."""
 # Shared, since most paths have no named parts.
 _NO_NAMES: Mapping[str, str] = {}
 
@@ -214,6 +217,19 @@ class Router:
     ) -> ErrorShape:
         """Return the error format for a request that reaches no row."""
         return self.api_meant(path, headers).errors
+
+    def is_meant_as_call(
+        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]
+    ) -> bool:
+        """Return whether a request that reaches no row was most likely meant as a call of
+        a model or an app."""
+        # The root is what browsers and health checks ask for.
+        if method != "POST" or len(path) < 2:
+            return False
+        # A base URL without the version is a usual mistake.
+        if method in self.allowed(f"/v1{path}"):
+            return True
+        return self.api_meant(path, headers).name in _CALL_APIS
 
     def api_meant(self, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Api:
         """Return the API that a request means which reaches no row.

@@ -36,6 +36,7 @@ from modelyard.gateway.table import (
     NoSuchPathError,
 )
 from modelyard.gateway.tenant_content import ContentRules, Headers
+from modelyard.gateway.unserved_requests import UnservedRequests
 from modelyard.gateway.vendor_paths import (
     MISSING_ENDPOINTS,
     VENDORS,
@@ -46,6 +47,7 @@ from modelyard.runtime.direct_call import DirectCalls
 from modelyard.runtime.invocation import ANONYMOUS_CALLER
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.overload import LoadController, OverloadedError
+from modelyard.runtime.unserved_calls import UnservedCall
 from modelyard.tenancy.caller import ForbiddenError, acting_for
 
 logger = logging.getLogger("modelyard.gateway")
@@ -72,6 +74,7 @@ class Gateway:
         on_close: Callable[[], Awaitable[None]] | None = None,
         keep_alive_seconds: Callable[[], float] = lambda: 0.0,
         load: LoadController | None = None,
+        unserved: UnservedRequests | None = None,
     ) -> None:
         """Build the application.
 
@@ -81,6 +84,7 @@ class Gateway:
         `keep_alive_seconds` returns the silence after which a stream sends a
         keep-alive; 0 for none.
         `load` decides which calls are refused during overload; without it none are.
+        `unserved` records refused calls; without it none are.
         """
         self.router = Router(apis)
         self._prepare = prepare
@@ -97,7 +101,12 @@ class Gateway:
         """Answers plain chat calls straight from the server's protocol class; None
         without a server of ours."""
         self._load = load or LoadController(0.0)
-        self.early_refusals = EarlyRefusals(self._load)
+        self._unserved = unserved
+        self.early_refusals = (
+            EarlyRefusals(self._load)
+            if unserved is None
+            else EarlyRefusals(self._load, unserved.repeat)
+        )
         """Answers further requests of callers whose calls are being refused."""
         self.ending = Shutdown()
         """State of the shutdown. Once it is over, a cancelled request tells its client
@@ -169,6 +178,8 @@ class Gateway:
         """Send the response to a request that was begun directly, as any other."""
         request = self._request(scope, receive, answer.request_id)
         request.error_reply = self.errors_for(request.method, request.path).reply
+        # The model call has begun.
+        request.is_recorded = True
 
         async def serve(request: Request, send: Send) -> None:
             """Send the reply."""
@@ -217,6 +228,7 @@ class Gateway:
             if has_begun or (stopping := self.ending.shutdown_error()) is None:
                 raise
             answer = self._error_reply(stopping, request)
+            self._record(request, stopping, answer.status)
             await answer.send(sending, request_id.encode())
         except Exception as error:
             answer = self._failure(error, request)
@@ -340,6 +352,9 @@ class Gateway:
         if route_match.row.is_of_several_vendors:
             errors = self.router.errors_for(request.path, headers)
         request.error_reply = errors.reply
+        row = route_match.row
+        request.endpoint = f"{row.method} {row.path}"
+        request.is_call = row.calls_model or row.starts_run
         return route_match
 
     def _better_error(self, request: Request, error: ModelyardError) -> ModelyardError:
@@ -393,7 +408,28 @@ class Gateway:
         self, method: str, path: str, error: RefusedError, headers: Headers = ()
     ) -> Reply:
         """Return the reply for a request that is refused before any handler runs."""
-        return self.errors_for(method, path, headers).reply(error, new_id("req"))
+        request_id = new_id("req")
+        reply = self.errors_for(method, path, headers).reply(error, request_id)
+        if self._unserved is not None and self.router.is_meant_as_call(
+            method, path, headers
+        ):
+            self._unserved.record_unread(request_id, error, reply.status)
+        return reply
+
+    def _record(
+        self, request: Request, error: ModelyardError, status: int
+    ) -> UnservedCall | None:
+        """Record a call that ended with an error before it became a call of a model or
+        a run, and return the record."""
+        if self._unserved is None:
+            return None
+        is_call = request.is_call
+        if not request.endpoint:
+            headers = request.scope["headers"]
+            is_call = self.router.is_meant_as_call(
+                request.method, request.path, headers
+            )
+        return self._unserved.record(request, error, status) if is_call else None
 
     async def _audit(
         self, request: Request, route_match: RouteMatch, reply: Reply | StreamReply
@@ -442,8 +478,11 @@ class Gateway:
                 extra={"fields": {**fields, "code": error.code}},
             )
         reply = self._error_reply(error, request)
+        call = self._record(request, error, reply.status)
         if isinstance(error, OverloadedError):
-            self.early_refusals.store(request.scope, request.caller, reply, request.id)
+            self.early_refusals.store(
+                request.scope, request.caller, reply, request.id, call
+            )
         return reply
 
     def _error_reply(self, error: ModelyardError, request: Request) -> Reply:

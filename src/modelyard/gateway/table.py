@@ -172,6 +172,8 @@ class Row:
     calls_model: bool = False
     """Each request is a model call. While the server is overloaded, such requests are
     refused as soon as their caller is known."""
+    starts_run: bool = False
+    """Each request runs an app. Like refused model calls, refused ones are recorded."""
     changes_nothing: bool = False
     """For a POST that only reads: it is not written to the audit log."""
     is_of_several_vendors: bool = False

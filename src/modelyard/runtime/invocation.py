@@ -22,6 +22,8 @@ class Context(msgspec.Struct, kw_only=True):
     id: str = ""
     cache: str = ""
     attribution: Attribution = Attribution()
+    endpoint: str = ""
+    """Method and path of the API's endpoint, with names in place of values."""
 
     def take_id(self) -> str:
         """Return the call id that the client chose, or a new one.
@@ -63,6 +65,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     rules."""
     metadata: Mapping[str, Any] = {}
     attribution: Attribution = Attribution()
+    endpoint: str = ""
+    """The endpoint that the client called, if the call comes from one."""
 
     @property
     def api_key(self) -> str:

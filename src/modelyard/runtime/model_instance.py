@@ -344,6 +344,7 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
             route=self.route,
             cache=context.cache if context else "",
             attribution=with_request(stated, request, session),
+            endpoint=context.endpoint if context else "",
         )
 
     async def _single_result(

@@ -12,6 +12,7 @@ from modelyard.models.passthrough import to_parsed_request
 from modelyard.models.speech2text import Speech2TextRequest
 from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.unserved_calls import NO_TENANT, UnservedCall, UnservedCalls
 from modelyard.runtime.usage_table import UsageTable
 from modelyard.storage.database import (
     Database,
@@ -32,6 +33,7 @@ class Traces(Callback):
         database: Database,
         usage: UsageTable,
         clock: Clock,
+        unserved: UnservedCalls | None = None,
         *,
         keep: Literal["notable", "all", "none"] = "notable",
         records: bool = False,
@@ -41,6 +43,7 @@ class Traces(Callback):
         self.wants_result = records
         self._database = database
         self._usage = usage
+        self._unserved = unserved or UnservedCalls(database, clock)
         self._clock = clock
         self._keep = keep
         self._sql = statements("traces")
@@ -85,9 +88,14 @@ class Traces(Callback):
             except StorageUnavailableError:
                 return
 
-    async def explain(self, tenant: str, invocation: str) -> dict[str, Any]:
-        """Return the decisions of a call and its attempts. Raises NotFoundError if this
-        tenant has no such call."""
+    async def explain(
+        self, tenant: str, invocation: str, *, is_operator: bool = False
+    ) -> dict[str, Any]:
+        """Return the decisions of a call and its attempts, or why it was refused.
+
+        An operator also finds calls whose caller was not authenticated. Raises
+        NotFoundError if there is no such call.
+        """
         rows = await self._usage.of_invocation(tenant, invocation)
         values = {"tenant": tenant, "invocation": invocation}
         stories = await self._database.read_together(
@@ -97,7 +105,10 @@ class Traces(Callback):
         )
         # A call without a trace was not notable, and one without rows was refused
         # before any attempt.
-        if not rows and not stories:
+        unserved = None if rows else await self._unserved.find(tenant, invocation)
+        if unserved is None and is_operator and not rows and not stories:
+            unserved = await self._unserved.find(NO_TENANT, invocation)
+        if not rows and not stories and unserved is None:
             raise NotFoundError(f"Call {invocation!r} not found", code="call_not_found")
         trace = stories[0] if stories else {}
         # The last row is the attempt that decided the outcome.
@@ -109,13 +120,15 @@ class Traces(Callback):
             if rows
             else {}
         )
+        first_choice = {"what": "chose", "why": "the first deployment answered"}
         return {
             "call": invocation,
             **plain,
+            **(_unserved_plain(unserved) if unserved is not None else {}),
             **trace,
-            "decisions": trace.get("decisions")
-            or [{"what": "chose", "why": "the first deployment answered"}],
+            "decisions": trace.get("decisions") or ([first_choice] if rows else []),
             "attempts": [_attempt(row) for row in rows],
+            "refusal": None if unserved is None else _refusal(unserved),
         }
 
     def forget(self, cutoff: float) -> None:
@@ -172,4 +185,24 @@ def _attempt(row: Any) -> dict[str, Any]:
         "counted_by": row.counted_by,
         "cost": None if row.total_price is None else f"{row.total_price:f}",
         "currency": row.currency,
+    }
+
+
+def _unserved_plain(call: UnservedCall) -> dict[str, Any]:
+    """Return what the explanation of a call without attempts says at the top."""
+    return {"asked_for": call.asked, "type": call.model_type, "status": call.code}
+
+
+def _refusal(call: UnservedCall) -> dict[str, Any]:
+    """Return how a call ended that made no attempt."""
+    return {
+        "outcome": call.outcome,
+        "created_at": call.created_at,
+        "status": call.status,
+        "code": call.code,
+        "message": call.message,
+        "route": call.route,
+        "key": call.api_key,
+        "key_fingerprint": call.fingerprint,
+        "user": call.user,
     }

@@ -20,12 +20,22 @@ _MAX_ATTEMPTS = 64
 # Without the garbage collector: there may be many thousands, and none refers to
 # another.
 class UsageSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The sums of a group of rows."""
+    """The sums of a group of calls and attempts.
+
+    A call belongs to the group of the attempt that decided how it ended; its other
+    attempts count in their own groups.
+    """
 
     key: tuple[str, ...]
     calls: int
     attempts: int
     failed: int
+    """Calls that failed. Neither cancelled nor refused ones are among them."""
+    cancelled: int = 0
+    """Calls that their caller ended."""
+    refused: int = 0
+    """Calls that this server refused before any attempt."""
+    failed_attempts: int = 0
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
@@ -37,6 +47,25 @@ class UsageSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     currency: str
     unpriced: int
     """The number of rows with an unknown price; the cost does not include them."""
+
+
+class CallCounts(NamedTuple):
+    """The calls of a time range, each counted once, whatever they are grouped by."""
+
+    calls: int
+    failed: int
+    cancelled: int
+    refused: int
+    attempts: int
+    failed_attempts: int
+
+
+class UsageReport(NamedTuple):
+    """Sums by groups, and the counts of all calls."""
+
+    sums: list[UsageSummary]
+    total: CallCounts
+    """With calls of several tags counted once, unlike the sums by tag."""
 
 
 class CallUsage(NamedTuple):
@@ -75,8 +104,11 @@ FILTERS = {
     "session": "session",
     "project": "project",
 }
-"""Filter name to column. The status `failed` stands for everything that was not served.
-"""
+"""Filter name to column. The status `failed` stands for everything that was neither
+served nor cancelled."""
+SETTLED_SECONDS = 3600.0
+"""Seconds after the end of a time range within which calls of the range have ended."""
+_FAILED = "status NOT IN ('ok', 'cached', 'cancelled')"
 
 
 class UsageTable:
@@ -157,15 +189,32 @@ class UsageTable:
     ) -> list[UsageSummary]:
         """Return the sums by some of GROUPINGS, most expensive first. Currencies are
         never added together."""
+        return (await self.report(tenant, by=by, since=since, until=until)).sums
+
+    async def report(
+        self, tenant: str, *, by: Sequence[str], since: float = 0.0, until: float = 1e12
+    ) -> UsageReport:
+        """Return the sums by some of GROUPINGS with the counts of all calls, which are
+        the same for all groupings. Calls without an attempt are included."""
         # Column names cannot be bound as parameters; GROUPINGS allows only known ones.
-        statement = self._sql["sums"].replace(
+        statement = self.deciding("sums").replace(
             "{columns}", ", ".join(GROUPINGS[name] for name in by)
         )
-        values = {"tenant": tenant, "since": since, "until": until}
+        values = time_values(tenant, since, until)
         return await self._database.read_together(
-            lambda connection: _summaries(connection.execute(statement, values), by),
+            lambda connection: _report(connection.execute(statement, values), by),
             is_long=True,
         )
+
+    def deciding(self, name: str) -> str:
+        """Return a statement that tells apart the attempts which decided how their call
+        ended. Its values are those of `time_values`."""
+        return self._sql[name].replace("{superseded}", self._sql["superseded"])
+
+    def attempts_of(self, count: int) -> str:
+        """Return the statement for all attempts of some calls of a tenant. Its values
+        are the tenant and the ids of the calls."""
+        return self._sql["attempts_of"].replace("{ids}", ", ".join("?" * count))
 
     async def page(
         self,
@@ -189,7 +238,7 @@ class UsageTable:
             # The condition still uses the bound parameter, because SQLite refuses
             # unused named ones.
             clauses = clauses.replace(
-                "status = :status", "status NOT IN ('ok', 'cached') AND :status <> ''"
+                "status = :status", f"{_FAILED} AND :status <> ''"
             )
         counting = self._sql["count_attempts"].replace("{clauses}", clauses)
         listing = self._sql["attempts"].replace("{clauses}", clauses)
@@ -283,16 +332,44 @@ def _rows_from(rows: Iterable[Row]) -> list[UsageRow]:
     return [row_from(tuple(dict(row).values())) for row in rows]
 
 
-def _summaries(rows: Iterable[Row], by: Sequence[str]) -> list[UsageSummary]:
+def time_values(tenant: str, since: float, until: float) -> dict[str, Any]:
+    """Return the values of a statement about the calls of a time range."""
+    # Attempts that decide about a call of the range may be made after its end.
+    return {
+        "tenant": tenant,
+        "since": since,
+        "until": until,
+        "settled": until + SETTLED_SECONDS,
+    }
+
+
+def _report(rows: Iterable[Row], by: Sequence[str]) -> UsageReport:
     """Convert and sort the sums, most expensive first.
 
     The statement returns them nearly sorted already; sorting many unsorted ones would
     block the interpreter.
     """
-    lines = [_summary(row, by) for row in rows]
+    lines = _with_unserved([_summary(row, by) for row in rows])
+    total = CallCounts(
+        *(sum(getattr(line, name) for line in lines) for name in CallCounts._fields)
+    )
     if "tag" in by:
         lines = _by_tag(lines, list(by).index("tag"))
-    return sorted(lines, key=lambda line: (-line.cost, -line.calls, line.key))
+    ordered = sorted(lines, key=lambda line: (-line.cost, -line.calls, line.key))
+    return UsageReport(ordered, total)
+
+
+def _with_unserved(lines: Sequence[UsageSummary]) -> list[UsageSummary]:
+    """Return the sums with calls that cost nothing, and so have no currency, added to
+    those of the same group."""
+    merged = {(line.key, line.currency): line for line in lines if line.currency}
+    currencies = {line.key: line.currency for line in merged.values()}
+    for line in lines:
+        if not line.currency:
+            same = (line.key, currencies.get(line.key, "USD"))
+            priced = msgspec.structs.replace(line, currency=same[1])
+            merged[same] = _added(merged[same], priced) if same in merged else priced
+    return list(merged.values())
 
 
 def _by_tag(lines: Sequence[UsageSummary], place: int) -> list[UsageSummary]:
@@ -329,6 +406,9 @@ def _summary(row: Row, by: Sequence[str]) -> UsageSummary:
         calls=int(row["calls"]),
         attempts=int(row["attempts"]),
         failed=int(row["failed"]),
+        cancelled=int(row["cancelled"]),
+        refused=int(row["refused"]),
+        failed_attempts=int(row["failed_attempts"]),
         prompt_tokens=int(row["prompt_tokens"]),
         completion_tokens=int(row["completion_tokens"]),
         cached_tokens=int(row["cached_tokens"]),

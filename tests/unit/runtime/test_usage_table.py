@@ -277,7 +277,8 @@ def test_a_summary_has_the_sums_of_its_rows():
         )
         assert await setup.summary("model") == [
             UsageSummary(
-                key=("big",), calls=3, attempts=4, failed=1, prompt_tokens=12,
+                key=("big",), calls=3, attempts=4, failed=0, failed_attempts=1,
+                prompt_tokens=12,
                 completion_tokens=24, cached_tokens=4, reasoning_tokens=5,
                 characters=0, seconds=0.0, searches=2, cost=D("0.75"), currency="USD",
                 unpriced=1,
@@ -359,7 +360,8 @@ def test_a_call_with_several_tags_counts_for_each():
         assert set(lines) == {("batch",), ("eval",), ("-",)}
         assert lines[("batch",)].calls == lines[("-",)].calls == 1
         assert lines[("eval",)] == UsageSummary(
-            key=("eval",), calls=4, attempts=4, failed=1, prompt_tokens=12,
+            key=("eval",), calls=4, attempts=4, failed=1, failed_attempts=1,
+            prompt_tokens=12,
             completion_tokens=24, cached_tokens=5, reasoning_tokens=6,
             characters=0, seconds=0.0, searches=3, cost=D("0.75"), currency="USD",
             unpriced=1,

@@ -17,8 +17,9 @@ from modelyard.gateway.service.dependencies import ServiceDependencies
 from modelyard.models.types import JSON
 from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.ledger import Ledger
-from modelyard.runtime.limits import ApplicableLimit, Subject
+from modelyard.runtime.limits import ApplicableLimit, CounterStart, Subject
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.request_table import RequestTable
 from modelyard.runtime.traces import Traces
 from modelyard.storage.counters import Counters
 from modelyard.storage.response_cache import ResponseCache
@@ -60,10 +61,12 @@ class AdminDependencies:
     directory: Directory
     ledger: Ledger
     traces: Traces
+    requests: RequestTable
     clock: Clock
     weights: WeightStore
     plugins: Plugins
     counters: Counters
+    start_counters: Callable[[Subject, Sequence[CounterStart]], Awaitable[None]]
     applicable_limits: Callable[[Subject], Sequence[ApplicableLimit]]
     cache_seconds: Callable[[str, str], float]
     """(tenant, route) → seconds for which responses may be cached."""

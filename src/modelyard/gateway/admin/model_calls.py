@@ -65,8 +65,10 @@ class Calls:
 
         Raises NotFoundError.
         """
+        tenant, name = tenant_of(request), request.names["id"]
+        is_operator = request.caller.is_operator
         return json_reply(
-            await self._explanation(tenant_of(request), request.names["id"])
+            await self._explanation(tenant, name, is_operator=is_operator)
         )
 
     async def replay(self, request: Request) -> Reply:
@@ -77,15 +79,19 @@ class Calls:
         replaying = self._replay(request, tenant_of(request), request.names["id"])
         return json_reply(await request.cancel_on_disconnect(replaying))
 
-    async def _explanation(self, tenant: str, name: str) -> Explanation:
-        """Return the explanation of a call.
+    async def _explanation(
+        self, tenant: str, name: str, *, is_operator: bool = False
+    ) -> Explanation:
+        """Return the explanation of a call. An operator also finds refused calls whose
+        caller was not authenticated.
 
         Raises NotFoundError.
         """
         # Traces are written in batches; flush, so that a call of this moment is found
         # too.
         await self.ledger.flush()
-        return msgspec.convert(await self.traces.explain(tenant, name), Explanation)
+        explained = await self.traces.explain(tenant, name, is_operator=is_operator)
+        return msgspec.convert(explained, Explanation)
 
     async def _replay(self, request: Request, tenant: str, name: str) -> ReplayResult:
         """Call `model` with the recorded request, without the cache and without

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 from modelyard.gateway.admin import shapes
+from modelyard.gateway.admin.budgets import Budgets
 from modelyard.gateway.admin.catalogue import Catalogue, Providers
 from modelyard.gateway.admin.dependencies import AdminParts
 from modelyard.gateway.admin.inputs import FormInput, PlanInput, ReplayInput
 from modelyard.gateway.admin.model_calls import Calls, Latency
+from modelyard.gateway.admin.request_records import Requests
 from modelyard.gateway.admin.routing import (
     CooldownsRoute,
     PlanRoute,
@@ -15,7 +17,7 @@ from modelyard.gateway.admin.routing import (
 from modelyard.gateway.admin.rows import LIMIT, OFFSET, SPAN, row
 from modelyard.gateway.admin.usage import Usage
 from modelyard.gateway.admin.weights import Weights
-from modelyard.gateway.schemas import NUMBER
+from modelyard.gateway.schemas import INTEGER, NUMBER
 from modelyard.gateway.table import (
     ADMIN,
     DEVELOPER,
@@ -27,6 +29,8 @@ from modelyard.gateway.table import (
     Query,
     Row,
 )
+from modelyard.models.types import JSON
+from modelyard.runtime.request_table import OUTCOMES
 from modelyard.runtime.usage_table import GROUPINGS
 
 _TYPE = Query("type", "Only this model type.")
@@ -40,6 +44,31 @@ _FILTERS = (
     Query("call", "Only this call id."),
     Query("status", "Status in the ledger, or `failed` for all unsuccessful attempts."),
 )
+_REQUEST_FILTERS = (
+    Query("id", "Only this id, the `x-request-id` of a response."),
+    Query("outcome", f"One of {', '.join(OUTCOMES)}."),
+    Query("status", "Status in the ledger, or the code of an error."),
+    Query("provider", "Only this provider."),
+    Query("model", "Only this model, or what a refused call named instead of one."),
+    _TYPE,
+    Query("credential", "Only this credential id."),
+    Query("key", "Only this API key id."),
+    Query("user", "Only this user."),
+    Query("session", "Only this session."),
+    Query("project", "Only this project."),
+    Query(
+        "unauthenticated",
+        "true for the refused calls of callers without a valid key, which belong to no"
+        " tenant; for the default tenant's owner only.",
+        "boolean",
+    ),
+)
+_TOTAL: JSON = {
+    "type": "object",
+    "description": "The counts of all calls, the same for every grouping.",
+    "required": list(shapes.CallTotals.__struct_fields__),
+    "properties": dict.fromkeys(shapes.CallTotals.__struct_fields__, INTEGER),
+}
 _BY = Query("by", f"Fields to group by, comma-separated: {', '.join(GROUPINGS)}.")
 _READY = Query("ready", "true for only the models that can be called now.", "boolean")
 _ROWS = OneOf((Content("application/x-ndjson"), Content("text/csv")))
@@ -63,6 +92,18 @@ def rows(parts: AdminParts) -> Iterator[Row]:
     )
     yield from _weights_rows(Weights(manage.weights, manage.models))
     yield from _usage_rows(Usage(manage.ledger.usage), Latency(manage.ledger.usage))
+    yield _request_row(Requests(manage.requests))
+    budgets = Budgets(
+        manage.directory, manage.counters, manage.start_counters, manage.clock
+    )
+    yield row(
+        "GET",
+        "/budgets",
+        VIEWER,
+        budgets.listed,
+        "List limits with what is used, left and forecast.",
+        Listed(shapes.BudgetView),
+    )
     yield from _call_rows(Calls(manage.models, manage.ledger, manage.traces))
     plans = PlanRoute(
         manage.models,
@@ -159,7 +200,7 @@ def _weights_rows(weights: Weights) -> Iterator[Row]:
 
 def _usage_rows(usage: Usage, latency: Latency) -> Iterator[Row]:
     """Yield the routes of usage and latency."""
-    span = {"since": NUMBER, "until": NUMBER}
+    span: dict[str, JSON] = {"since": NUMBER, "until": NUMBER, "total": _TOTAL}
     yield row(
         "GET",
         "/usage",
@@ -186,6 +227,19 @@ def _usage_rows(usage: Usage, latency: Latency) -> Iterator[Row]:
         "List latency percentiles by model.",
         Listed(shapes.Percentiles),
         query=SPAN,
+    )
+
+
+def _request_row(requests: Requests) -> Row:
+    """Return the route of the records of calls."""
+    return row(
+        "GET",
+        "/requests",
+        VIEWER,
+        requests.list_records,
+        "List calls, refused ones too, newest first: one row for each.",
+        shapes.RequestListPage,
+        query=(*SPAN, LIMIT, OFFSET, *_REQUEST_FILTERS),
     )
 
 

@@ -29,6 +29,7 @@ from modelyard.gateway.operations.health import Problem
 from modelyard.models.types import JSON
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.load_balancing import DeploymentHealth
+from modelyard.runtime.unserved_calls import UnservedCalls
 from modelyard.tenancy.directory import Directory
 
 _POLL_SECONDS = 1.0
@@ -188,6 +189,7 @@ class ChangeNotifications:
     that pages need not poll."""
 
     ledger: Ledger
+    unserved: UnservedCalls
     health: DeploymentHealth
     directory: Directory
 
@@ -222,7 +224,7 @@ class ChangeNotifications:
         every second for each client."""
         resting = self.health.in_cooldown()
         return {
-            "usage": self.ledger.settled[tenant],
+            "usage": (self.ledger.settled[tenant], self.unserved.added[tenant]),
             "resting": frozenset(
                 cooldown_key
                 for cooldown_key in resting

@@ -276,12 +276,38 @@ class AppliedLimit(ResponseBase, frozen=True, kw_only=True):
     """null if the amount cannot be read without charging the limit."""
 
 
+class BudgetView(ResponseBase, frozen=True, kw_only=True):
+    """A limit with what is used of it."""
+
+    id: str
+    name: str
+    unit: str
+    amount: float
+    window: str
+    currency: str
+    per: str
+    key: str
+    user: str
+    model: str
+    used: float | None
+    """In the limit's unit; null if it counts each key, user or model separately."""
+    left: float | None
+    is_spent: bool
+    resets_at: float | None
+    """When a day or month ends; null for other windows."""
+    forecast: float | None
+    """What will be used by then at the pace so far."""
+
+
 # ------------------------------------------------------------------------------------
 # usage
 
 
 class UsageSum(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
-    """The sum of attempts with the same values of the requested groupings."""
+    """The sum of calls and attempts with the same values of the requested groupings.
+
+    A call counts once, where the attempt that decided how it ended belongs.
+    """
 
     provider: str | None = None
     model: str | None = None
@@ -300,6 +326,11 @@ class UsageSum(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
     calls: int
     attempts: int
     failed: int
+    """Calls that failed; neither cancelled nor refused ones are among them."""
+    cancelled: int = 0
+    refused: int = 0
+    """Calls that were refused before any attempt."""
+    failed_attempts: int = 0
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
@@ -310,6 +341,17 @@ class UsageSum(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
     cost: str
     currency: str
     unpriced: int
+
+
+class CallTotals(ResponseBase, frozen=True, kw_only=True):
+    """The counts of all calls of a time range, the same for every grouping."""
+
+    calls: int
+    failed: int
+    cancelled: int
+    refused: int
+    attempts: int
+    failed_attempts: int
 
 
 class Percentiles(ResponseBase, frozen=True, kw_only=True):
@@ -323,6 +365,58 @@ class Percentiles(ResponseBase, frozen=True, kw_only=True):
     first_p50: float | None
     first_p90: float | None
     first_p99: float | None
+
+
+class RequestRow(ResponseBase, frozen=True, kw_only=True):
+    """One call with what its attempts used together."""
+
+    id: str
+    """The id of the request, which its caller got as `x-request-id`."""
+    outcome: str
+    """`served`, `failed`, `cancelled` or `refused`."""
+    created_at: float
+    provider: str
+    model: str
+    """The model of the deciding attempt, or the one that was asked for."""
+    type: str
+    key: str
+    user: str | None
+    app: str
+    session: str
+    project: str
+    tags: str
+    credential: str
+    status: str
+    """The ledger's status of the deciding attempt, or the code of the error."""
+    http_status: int | None
+    """The status of the response to a call without attempts; 499 if its client
+    disconnected."""
+    message: str
+    """The text of the error of a call without attempts."""
+    route: str
+    key_fingerprint: str
+    """The beginning of the SHA-256 digest of a key that is not valid."""
+    calls: int
+    """How many calls the row stands for: more than 1 during a flood of refused calls."""
+    is_counting: bool
+    """Whether the row only counts calls that have no rows of their own."""
+    attempts: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: str | None
+    currency: str
+    latency: float
+    """Seconds that all attempts took."""
+
+
+class RequestListPage(ResponseBase, frozen=True, kw_only=True):
+    """A page of calls."""
+
+    data: list[RequestRow]
+    total: int
+    """The number of matching rows."""
+    calls: int
+    """The number of calls that these rows stand for."""
 
 
 class CallRow(ResponseBase, frozen=True, kw_only=True):
@@ -373,6 +467,22 @@ class Attempt(ResponseBase, frozen=True, kw_only=True):
     currency: str
 
 
+class Refusal(ResponseBase, frozen=True, kw_only=True):
+    """How a call ended that made no attempt."""
+
+    outcome: str
+    """`refused`, `cancelled` or `failed`."""
+    created_at: float
+    status: int
+    """The HTTP status of the response; 499 if the client disconnected."""
+    code: str
+    message: str
+    route: str
+    key: str
+    key_fingerprint: str
+    user: str | None
+
+
 class Explanation(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
     """The routing decisions and attempts of a call."""
 
@@ -383,6 +493,8 @@ class Explanation(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
     ms: float = 0.0
     decisions: list[dict[str, Any]] = []
     attempts: list[Attempt] = []
+    refusal: Refusal | None = None
+    """Why the call made no attempt; missing if it made one."""
     request: Any = None
     """The recorded request, if recording is enabled."""
     answer: Any = None

@@ -70,7 +70,10 @@ def _server_rows(manage: AdminDependencies) -> Iterator[Row]:
                      request_body=inputs.SettingsInput)  # fmt: skip
     # One instance serves all clients; each stream polls the shared in-memory state.
     news = ChangeNotifications(
-        manage.ledger, manage.models.providers.health, manage.directory
+        manage.ledger,
+        manage.requests.unserved,
+        manage.models.providers.health,
+        manage.directory,
     )
     yield row(
         "GET",

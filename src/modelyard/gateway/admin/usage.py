@@ -12,10 +12,16 @@ import msgspec
 from modelyard.base.cpu_work import run_in_thread
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.gateway.admin.requests import tenant_of, time_range
+from modelyard.gateway.admin.shapes import CallTotals
 from modelyard.gateway.http import Reply, Request, StreamReply, encode
 from modelyard.models.types import JSON
 from modelyard.runtime.usage_row import UsageRow
-from modelyard.runtime.usage_table import GROUPINGS, UsageSummary, UsageTable
+from modelyard.runtime.usage_table import (
+    GROUPINGS,
+    UsageReport,
+    UsageSummary,
+    UsageTable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +46,8 @@ class Usage:
             )
         since, until = time_range(request)
         tenant = tenant_of(request)
-        sums = await self.table.summary(tenant, by=by, since=since, until=until)
-        return await run_in_thread(_sums_reply, sums, by, since, until)
+        report = await self.table.report(tenant, by=by, since=since, until=until)
+        return await run_in_thread(_sums_reply, report, by, since, until)
 
     async def rows(self, request: Request) -> StreamReply:
         """Export all attempts as JSON lines or CSV.
@@ -67,7 +73,7 @@ class Usage:
 
 
 def _sums_reply(
-    sums: Sequence[UsageSummary], by: Sequence[str], since: float, until: float
+    report: UsageReport, by: Sequence[str], since: float, until: float
 ) -> Reply:
     """Build the reply with the sums, outside the event loop and one row at a time.
 
@@ -75,10 +81,16 @@ def _sums_reply(
     GIL throughout.
     """
     lines = [
-        encode({**_grouping_values(by, line.key), **_sum_fields(line)}) for line in sums
+        encode({**_grouping_values(by, line.key), **_sum_fields(line)})
+        for line in report.sums
     ]
     # The rows are already encoded, so the surrounding object is assembled as bytes.
-    closing = encode({"since": since, "until": until}).removeprefix(b"{")
+    span = {
+        "since": since,
+        "until": until,
+        "total": CallTotals(**report.total._asdict()),
+    }
+    closing = encode(span).removeprefix(b"{")
     return Reply(b'{"data":[' + b",".join(lines) + b"]," + closing)
 
 

@@ -34,6 +34,7 @@ class AgUiRuns:
     async def start(self, call: Call) -> StreamReply:
         """POST /v1/ag-ui: start a run and stream its events."""
         run = await (self._send(call) if call.app.is_chat else self._run(call))
+        call.request.is_recorded = True
         return self.stream(run, str(call.body.get("runId") or ""))
 
     def stream(self, run: RunRecord, run_id: str = "") -> StreamReply:

@@ -25,6 +25,7 @@ def question_rows(questions: Questions) -> list[Row]:
         Row(
             method="POST",
             path="/v1/chat-messages",
+            starts_run=True,
             auth=APP_KEY,
             handler=questions.chat,
             takes=shapes.ChatInput,
@@ -44,6 +45,7 @@ def question_rows(questions: Questions) -> list[Row]:
         Row(
             method="POST",
             path="/v1/completion-messages",
+            starts_run=True,
             auth=APP_KEY,
             handler=questions.complete,
             takes=shapes.CompletionInput,
@@ -63,6 +65,7 @@ def question_rows(questions: Questions) -> list[Row]:
         Row(
             method="POST",
             path="/v1/messages/{message_id}/more-like-this",
+            starts_run=True,
             auth=APP_KEY,
             answer=_COMPLETION,
             handler=questions.more_like_this,
@@ -93,6 +96,7 @@ def own_run_rows(workflows: WorkflowHandlers) -> list[Row]:
         Row(
             method="POST",
             path="/v1/workflows/run",
+            starts_run=True,
             auth=APP_KEY,
             handler=workflows.run,
             takes=shapes.WorkflowInput,
@@ -141,6 +145,7 @@ def all_run_rows(workflows: WorkflowHandlers) -> list[Row]:
         Row(
             method="POST",
             path="/v1/workflows/{workflow_id}/run",
+            starts_run=True,
             auth=APP_KEY,
             handler=workflows.run_version,
             takes=shapes.WorkflowInput,

@@ -90,6 +90,7 @@ class AppRuns:
     ) -> Reply | StreamReply:
         """Return the reply for a run that was just started: a stream of events or the
         complete answer."""
+        call.request.is_recorded = True
         if is_streaming:
             return self.events(run, call, WatchOptions())
         return await _reply_after_first_chunk(

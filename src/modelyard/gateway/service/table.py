@@ -367,6 +367,7 @@ def _ag_ui(agui: AgUiRuns) -> list[Row]:
         Row(
             method="POST",
             path="/v1/ag-ui",
+            starts_run=True,
             auth=APP_KEY,
             handler=agui.start,
             takes=shapes.AgUiInput,

@@ -159,13 +159,15 @@ class Limits:
         if refusal is None:
             return charges
         refusing_limit = applied[charges.index(refusal.charge)]
+        # Money is counted in billionths; people read it in its unit.
+        unit_size = 1e9 if refusing_limit.limit.unit == "cost" else 1
         invocation.record.note(
             self.clock.monotonic(),
             "refused",
             is_notable=True,
             limit=refusing_limit.name,
-            used=refusal.used,
-            of=refusal.charge.cap,
+            used=refusal.used / unit_size,
+            of=refusal.charge.cap / unit_size,
         )
         raise limit_error(refusing_limit, refusal.charge, refusal.used, current_time)
 
