@@ -63,6 +63,8 @@ def settings_page() -> str:
         (settings.FileSettings, "`files`"),
         (settings.PluginSettings, "`plugins`"),
         (settings.WorkflowSettings, "`workflows`"),
+        (settings.DbosSettings, "`workflows.dbos`"),
+        (settings.TemporalSettings, "`workflows.temporal`"),
         (settings.CodeOutputSettings, "`workflows.code_output`"),
         (settings.KnowledgeSettings, "`knowledge`"),
         (settings.ToolSettings, "`tools`"),

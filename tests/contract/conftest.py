@@ -1,10 +1,12 @@
 """Real servers for the stores that machines share."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
-from tools.show.servers import Postgres, Valkey, ValkeyCluster
+from tools.show.servers import Postgres, Temporal, Valkey, ValkeyCluster
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,20 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with ValkeyCluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster.url
+
+
+@pytest.fixture(scope="session")
+def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Temporal]:
+    with Temporal(tmp_path_factory.mktemp("temporal")) as server:
+        yield server
+
+
+def new_database(postgres_url: str) -> str:
+    """Create a database on a server and return its URL."""
+    name = f"own_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+    return postgres_url.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

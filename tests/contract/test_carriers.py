@@ -1,4 +1,4 @@
-"""Tests for durable runs: our journal on each database, and DBOS.
+"""Tests for durable runs: each carrier, with real servers, and each database.
 
 A run that is killed in the middle of any step continues.
 """
@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
-import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from tools.show.run_kill import Effects
+
+from tests.contract.conftest import new_database
+
+pytestmark = pytest.mark.proof("carriers")
 
 ROOT = Path(__file__).parents[2]
 STEPS = [
@@ -49,21 +51,21 @@ class Stopping(Effects):
             self.go_on.wait(30)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "dbos"])
-def carrier(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+@pytest.fixture(params=["sqlite", "postgresql", "dbos", "temporal"])
+def carrier(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str, str]:
+    """Return a carrier, a new database, and the address of its engine."""
     if request.param == "sqlite":
-        return "ours", str(tmp_path / "x.db")
+        return "embedded", str(tmp_path / "x.db"), ""
     # A new database: the run has the same id in each test.
-    url: str = request.getfixturevalue("postgres_url")
-    name = f"carrier_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
-    return ("dbos" if request.param == "dbos" else "ours"), url.replace(
-        "/postgres?", f"/{name}?"
-    )
+    where = new_database(request.getfixturevalue("postgres_url"))
+    if request.param != "temporal":
+        return request.param.replace("postgresql", "embedded"), where, ""
+    return "temporal", where, request.getfixturevalue("temporal_server").address
 
 
-def start(carrier: tuple[str, str], url: str, mode: str) -> "subprocess.Popen[str]":
+def start(
+    carrier: tuple[str, str, str], url: str, mode: str
+) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "tests.contract.carriers", *carrier, url, mode]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -71,13 +73,18 @@ def start(carrier: tuple[str, str], url: str, mode: str) -> "subprocess.Popen[st
 
 
 def finished(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors[-2000:]
     return json.loads(output.splitlines()[-1])
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 3, 5, 7])
-def test_a_run_killed_in_a_step_resumes_there(carrier: tuple[str, str], killed_at: int):
+def test_a_run_killed_in_a_step_resumes_there(
+    carrier: tuple[str, str, str], killed_at: int
+):
+    # With an engine the steps are in the same record: two of them show that it goes on.
+    if carrier[0] != "embedded" and killed_at not in (0, 5):
+        pytest.skip("tried with the embedded carrier")
     effects = Stopping(killed_at)
     threading.Thread(target=effects.serve_forever, daemon=True).start()
     try:

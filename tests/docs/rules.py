@@ -23,6 +23,7 @@ SHELL = frozenset({"console", "sh"})
 NOT_RUN = {
     "make ": "sets up an environment; its target exists",
     "modelyard serve": "serves until it is stopped; the reader's server is it",
+    "modelyard worker": "executes runs until it is stopped",
     "modelyard run --model": "starts a program that is installed by its own means",
     "modelyard providers check openai": "calls the vendor",
     "modelyard models pull": "downloads; `make test` runs it before the tests",

@@ -343,6 +343,7 @@ KEPT = {
     "workflow/tool_messages.py:ToolMessageCollector._blobs": _CALL,
     "workflow/tool_messages.py:ToolMessageCollector._variables": _CALL,
     "workflow/live_run.py:JournalRecorder._by_path": _RUN,
+    "workflow/carriers/queued.py:QueuedCarrier._waiting": "by a run's random id: queued runs that the engine could not be given",
     "workflow/live_runs.py:LiveRuns._live_runs": "by a run's random id; each is looked up with its tenant",
     "workflow/live_runs.py:LiveRuns._postponed": "by a run's random id: runs of this process that are tried again",
     "workflow/runs.py:Runs._starting": "by a run's random id",

@@ -621,7 +621,18 @@ _OWN_WAYS = {
         "cli/agent_programs.py",
         "HttpClient",
     ): "the server that the user names, from the user's own terminal",
-    ("cli/doctor.py", "socket.socket"): "whether a port is free",
+    (
+        "workflow/carriers/temporal_engine.py",
+        "temporalio.client",
+    ): "the Temporal server that the operator set",
+    (
+        "workflow/carriers/dbos_engine.py",
+        "dbos",
+    ): "the PostgreSQL database that the operator set",
+    (
+        "cli/doctor.py",
+        "socket.socket",
+    ): "whether a port is free, and whether the operator's Temporal server answers",
     ("cli/doctor.py", "connect_ex"): "the same",
 }
 """(file, call) of everything that could open a connection, and why it is allowed"""
@@ -633,7 +644,7 @@ _CALLS = frozenset({
 _MODULES = frozenset({
     "urllib.request", "http.client", "aiohttp", "httpx", "requests", "urllib3", "ftplib", "smtplib", "aiosmtplib", "imaplib", "poplib",
     "telnetlib", "nntplib", "xmlrpc.client", "websockets", "websocket", "paramiko", "pycurl", "boto3", "botocore", "h11",
-    "h2", "httpcore", "socks",
+    "h2", "httpcore", "socks", "temporalio.client", "dbos",
 })  # fmt: skip
 _STARTS = frozenset(
     {

@@ -59,6 +59,7 @@ PROOFS = {
     "egress": "Every form of an internal address in every feature that takes one, in a separate network.",
     "http-client": "The HTTP client against h11, trustme's certificates and proxy.py: headers, TLS, proxies, names.",
     "run-owners": "owners of runs frozen, killed, stopped, cut off from PostgreSQL, beside wrong clocks and other process namespaces: no run is executed by two servers.",
+    "carriers": "1,000 runs each on DBOS and Temporal, three workers killed, frozen and stopped, the database and the engine away: every record against the effects.",
     "three-nodes": "Three servers on one PostgreSQL behind a round robin: files, plugins, settings, keys, conversations, knowledge, webhooks, schedules; SIGTERM of each in turn under load.",
     "run-kill": "500 times kill -9 of a worker during runs: no run is lost, no step executed twice.",
     "app-clients": "Three clients of the service API from PyPI against the server.",

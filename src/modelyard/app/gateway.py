@@ -83,6 +83,7 @@ def gateway_for(
         services.upkeep,
         services.shared_settings,
         is_draining,
+        services.workflows.runs,
     )
     keeper = _gatekeeper(services)
     # Shared by the gateway and the table of tenants' content.

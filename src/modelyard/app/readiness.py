@@ -8,6 +8,7 @@ from modelyard.app.shared_settings import SharedSettings
 from modelyard.app.storage import StorageServices
 from modelyard.gateway.operations.health import Problem
 from modelyard.runtime.ledger import Ledger
+from modelyard.workflow.runs import Runs
 
 
 class Readiness:
@@ -21,6 +22,7 @@ class Readiness:
         upkeep: MaintenanceTasks,
         shared_settings: SharedSettings,
         is_draining: Callable[[], bool],
+        runs: Runs,
     ) -> None:
         self._live = live_settings
         self._storage = storage
@@ -28,6 +30,7 @@ class Readiness:
         self._upkeep = upkeep
         self._shared_settings = shared_settings
         self._is_draining = is_draining
+        self._runs = runs
 
     def problem(self) -> Problem | None:
         """Return the worst problem at present, or None."""
@@ -72,6 +75,11 @@ class Readiness:
             return Problem(
                 f"Limits cannot be counted: {storage.counting_trouble}",
                 takes_calls=True,
+            )
+        # Runs are accepted and wait; calls of models need no engine.
+        if self._runs.problem:
+            return Problem(
+                f"Runs of workflows wait: {self._runs.problem}", takes_calls=True
             )
         if not self._upkeep.is_fresh:
             return Problem(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from modelyard.app.carriers import EngineChoice
 from modelyard.app.knowledge import KnowledgeServices
 from modelyard.app.live_settings import Addresses, LiveSettings
 from modelyard.app.mail import build_mail_delivery
@@ -384,6 +385,9 @@ def _build_runs(
         limits=_limits_of(workflow_settings),
         clock=clock_time,
         max_runs=workflow_settings.at_once,
+        engine=EngineChoice(run_services.live.current, run_services.storage).build(
+            run_services.journal
+        ),
     )
     runs.check_output(_output_checks(apps, features))
     runs.identify_callers(run_services.callers.caller_of)

@@ -419,6 +419,54 @@ class CodeOutputSettings(
     """Maximum digits of a number after the point."""
 
 
+class TemporalSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """The Temporal server that carries runs, if `workflows.carrier` is `temporal`."""
+
+    address: str = "127.0.0.1:7233"
+    """`HOST:PORT` of the server's gRPC interface."""
+    namespace: str = "default"
+    """It has to exist."""
+    task_queue: str = "modelyard"
+    """Servers and workers with the same database use the same one, and no others."""
+    api_key: str = ""
+    """For a server that asks for one, for example `${TEMPORAL_API_KEY}`."""
+    tls: bool = False
+    """Whether the connection is encrypted."""
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdigit() or "/" in host:
+            raise ValueError(
+                "'address' must be HOST:PORT such as 127.0.0.1:7233, not"
+                f" {self.address[:200]!r}"
+            )
+        # An API key in plain text could be read by anybody on the way.
+        if self.api_key and not self.tls:
+            raise ValueError("'api_key' needs an encrypted connection: set 'tls'")
+
+
+class DbosSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """DBOS, if `workflows.carrier` is `dbos`."""
+
+    database: str = ""
+    """`postgresql://USER:PASSWORD@HOST/NAME`, in which DBOS creates a schema `dbos`. If
+    empty, the server's own database."""
+    tenant_runs: int = 0
+    """Maximum number of runs of one tenant that all processes execute at once; further
+    ones wait. 0 for no limit."""
+
+    def __post_init__(self) -> None:
+        if self.database and not self.database.startswith("postgres"):
+            raise ValueError(
+                "'database' must be postgresql://USER:PASSWORD@HOST/NAME, because DBOS"
+                " is used with PostgreSQL only"
+            )
+
+
 class WorkflowSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -431,7 +479,17 @@ class WorkflowSettings(
     depth: int = 5
     """Maximum nesting of workflows that call workflows."""
     at_once: int = 1000
-    """Concurrent runs per process."""
+    """Concurrent runs per process. With an engine as carrier, further ones wait;
+    otherwise they are refused with 429."""
+    carrier: Literal["embedded", "dbos", "temporal"] = "embedded"
+    """What decides which process executes a run, and when. `embedded`: the process that
+    accepts it, by leases in the database. `dbos`, `temporal`: a queue of that engine;
+    docs/how-to/carriers.md."""
+    execute: bool = True
+    """Whether servers execute runs themselves. If false, only `modelyard worker` does;
+    for engines as carriers."""
+    dbos: DbosSettings = DbosSettings()
+    temporal: TemporalSettings = TemporalSettings()
     keep_days: float = 30.0
     """Days for which finished runs are retained; 0 for ever."""
     summary_tokens: int = 500

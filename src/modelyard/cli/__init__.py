@@ -16,6 +16,7 @@ from modelyard.base.version import __version__
 # keeps it fast.
 COMMANDS = {
     "serve": ("serve", "Start the API server and the console."),
+    "worker": ("worker", "Execute runs of workflows, without an API."),
     "open": ("console", "Open the console of the local server in the browser."),
     "run": (
         "agent_programs",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from modelyard.app.carriers import carrier_problem
 from modelyard.app.providers import weight_store
 from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.base.private_files import open_to_others
@@ -38,10 +39,13 @@ from modelyard.providers.local.process import default_threads
 from modelyard.providers.local.weights import manifest
 from modelyard.sandbox.runner import SandboxError
 from modelyard.storage import rejected_records
+from modelyard.storage.database import await_database
 from modelyard.tenancy.caller import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
+
+_ENGINE_SECONDS = 2.0
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -74,9 +78,15 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
 
 def _all_findings(ctx: click.Context, settings: Settings) -> list[Finding]:
     """Run all checks and return their findings in the order of the report."""
-    findings = [*_machine(settings), *_local(settings), *_stored_data(settings)]
+    findings = [
+        *_machine(settings),
+        *_local(settings),
+        *_stored_data(settings),
+        *_carrier(settings),
+    ]
+    # Without the engine's package nothing can be opened either.
     is_database_intact = all(
-        finding.ok for finding in findings if finding.what == "database"
+        finding.ok for finding in findings if finding.what in ("database", "carrier")
     )
     # Without the database the settings are still checked.
     facts = unsafe_settings.Facts()
@@ -225,6 +235,52 @@ def _stored_data(settings: Settings) -> Iterator[Finding]:
         f"chmod 700 {settings.home_path}" if readable_names else "",
         needed=False,
     )
+
+
+def _carrier(settings: Settings) -> Iterator[Finding]:
+    """Yield findings about the engine that carries runs, if there is one."""
+    carrier = settings.workflows.carrier
+    if carrier == "embedded" and settings.workflows.execute:
+        return
+    problem = carrier_problem(settings)
+    _, _, command = problem.partition(": ")
+    yield Finding("carrier", not problem, problem or f"{carrier} is installed", command)
+    if problem:
+        return
+    problem = _engine_problem(settings)
+    remedy = "start it, or change workflows.carrier" if problem else ""
+    yield Finding(
+        "engine of runs", not problem, problem or f"{carrier} can be reached", remedy
+    )
+
+
+def _engine_problem(settings: Settings) -> str:
+    """Return why the engine that carries runs cannot be reached; empty if it can be, or
+    if it uses the server's own database, which is checked for itself."""
+    workflows = settings.workflows
+    if workflows.carrier == "dbos" and workflows.dbos.database:
+        try:
+            await_database(workflows.dbos.database, 0)
+        except ModelyardError as error:
+            return f"The database of DBOS cannot be used: {error}"
+    if workflows.carrier == "temporal":
+        return _refusal(workflows.temporal.address)
+    return ""
+
+
+def _refusal(address: str) -> str:
+    """Return why nothing answers at HOST:PORT; empty if something does."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.settimeout(_ENGINE_SECONDS)
+        try:
+            code = probe.connect_ex((host.strip("[]"), int(port)))
+            reason = os.strerror(code) if code else ""
+        # The name of the host is not known.
+        except OSError as error:
+            reason = error.strerror or str(error)
+    return f"Temporal cannot be reached at {address}: {reason}" if reason else ""
 
 
 def _closest_existing(path: Path) -> Path:

@@ -301,7 +301,7 @@ def serve(
         if settings.workers > 1:
             _supervise(settings, listening, overrides)
             return
-        with _single_server_lock(settings):
+        with single_server_lock(settings):
             _run(ctx, settings, load, listening)
 
 
@@ -429,7 +429,7 @@ def _stop_with(supervisor: int, is_stopping: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def _single_server_lock(settings: Settings) -> Generator[None]:
+def single_server_lock(settings: Settings) -> Generator[None]:
     """Hold the home folder's lock. Raises ConfigError if another server holds it.
 
     Limits counted in memory are correct only with one server. Not needed if counters

@@ -23,6 +23,7 @@ from modelyard.workflow.engine import Status, Step
 from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.run_events import RunEvents, rows_of
 from modelyard.workflow.run_forms import RunForms
+from modelyard.workflow.run_queue import LEASE_SECONDS, RunQueue, in_epoch
 from modelyard.workflow.run_record import (
     History,
     RunRecord,
@@ -40,11 +41,6 @@ __all__ = [
     "LeaseLostError",
     "RunRecord",
 ]
-
-LEASE_SECONDS = 15.0
-"""A run whose owner has not renewed its lease for this long may be taken over by
-another process."""
-
 
 COMMANDS_TOPIC = "runs.commands"
 """Signalled when somebody has left a command for a run."""
@@ -84,9 +80,9 @@ class Journal(Protocol):
 
     owner: str
 
-    async def create(self, run: RunRecord) -> bool:
-        """Record a new run that this process owns. Returns False if a run with this id
-        exists."""
+    async def create(self, run: RunRecord, *, is_queued: bool = False) -> bool:
+        """Record a new run that this process owns, or that waits for one. Returns False
+        if a run with this id exists."""
         ...
 
     async def is_mine(self, run: str) -> bool:
@@ -183,6 +179,7 @@ class DatabaseJournal(Repository):
         self._clock = DatabaseClock.of(database, clock)
         self._events = RunEvents(database)
         self.forms = RunForms(database, clock)
+        self.queue = RunQueue(database, self._clock)
         self.documents = AppDocuments(database, clock, keys)
         self.owner = owner_name()
 
@@ -206,11 +203,13 @@ class DatabaseJournal(Repository):
 
     # Life cycle of a run
 
-    async def create(self, run: RunRecord) -> bool:
+    async def create(self, run: RunRecord, *, is_queued: bool = False) -> bool:
         """See Journal.create."""
         # The lease starts with the record, so the run is protected from recovery at
         # once.
         lease_until = self._clock() + LEASE_SECONDS
+        if is_queued:
+            lease_until = self.queue.look_again_at
         return bool(
             await self._execute(
                 "create",
@@ -220,7 +219,7 @@ class DatabaseJournal(Repository):
                 run.status.value,
                 run.user,
                 dump_start(run),
-                self.owner,
+                "" if is_queued else self.owner,
                 run.epoch,
                 lease_until,
                 run.created_at,
@@ -311,7 +310,7 @@ class DatabaseJournal(Repository):
             run.id,
             Status.PAUSED.value,
         )
-        return _in_epoch(run, rows)
+        return in_epoch(run, rows)
 
     async def renew(self) -> Collection[tuple[str, int]]:
         """See Journal.renew."""
@@ -363,7 +362,7 @@ class DatabaseJournal(Repository):
         the owner has renewed its lease since the row was read."""
         seen = (row["id"], row["owner"], row["epoch"], row["lease_until"])
         rows = self._step(connection, "claim", self.owner, lease_until, *seen)
-        return _in_epoch(parse_record(row), rows)
+        return in_epoch(parse_record(row), rows)
 
     async def command(self, tenant: str, run: str, command: str) -> bool:
         """See Journal.command."""
@@ -477,10 +476,3 @@ class DatabaseJournal(Repository):
             self._step(connection, "forget_steps", run)
             self._events.forget(connection, run)
             self.forms.forget(connection, run)
-
-
-def _in_epoch(run: RunRecord, rows: Sequence[Row]) -> RunRecord | None:
-    """Return a run in the epoch that a claim has returned; None if it failed."""
-    if not rows:
-        return None
-    return msgspec.structs.replace(run, epoch=rows[0]["epoch"])

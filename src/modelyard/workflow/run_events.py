@@ -54,6 +54,9 @@ class RunProgress:
 
     def add(self, number: int, event: AnyEvent) -> None:
         """Add the next event."""
+        # A run that was paused in a queue has a pause before its first start.
+        if not self.last_number:
+            self._part_start = self._part_end = event.at
         self.last_number = number
         match event:
             case GraphRunStarted():

@@ -26,6 +26,13 @@ class RunForms(Repository):
         rows = await self._rows("form", run=run, key=key)
         return rows[0] if rows else None
 
+    async def seconds_until_due(self, run: str) -> float | None:
+        """Return the seconds until the first open form of a run expires, negative after
+        that; None without an open form."""
+        rows = await self._rows("next_deadline", run=run)
+        deadline = rows[0]["deadline"]
+        return deadline - self._now() if deadline is not None else None
+
     async def by_token(self, token: str) -> Row | None:
         """Return the form with this token; None if there is none."""
         rows = await self._rows("form_by_token", token=token)

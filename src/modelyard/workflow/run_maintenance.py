@@ -11,13 +11,13 @@ from typing import Any
 from modelyard.base.errors import ModelyardError
 from modelyard.base.outage_log import OutageLog
 from modelyard.storage.database import StorageUnavailableError
+from modelyard.workflow.carrier import Carrier
 from modelyard.workflow.engine import Command
 from modelyard.workflow.journal import (
     COMMANDS_TOPIC,
     LEASE_SECONDS,
     RELEASED_TOPIC,
     DatabaseJournal,
-    RunRecord,
 )
 from modelyard.workflow.live_runs import LiveRuns
 
@@ -29,11 +29,7 @@ _COMMAND_POLL_SECONDS = 0.05
 _COMMAND_LOOK_SECONDS = 2.0
 # Leases last 15 s, so two renewals in a row may fail.
 _RENEW_SECONDS = 4.0
-# Forms wait for hours or days, so nobody notices when one expires seconds later.
-_EXPIRE_SECONDS = 10.0
 
-ResumeRecord = Callable[[RunRecord], Awaitable[None]]
-"""Resumes a run whose record says that it is running but that no process executes."""
 Resume = Callable[[str, str], Awaitable[bool]]
 """(tenant, run) → whether the paused run was resumed."""
 
@@ -45,12 +41,12 @@ class RunMaintenance:
         self,
         journal: DatabaseJournal,
         live_runs: LiveRuns,
-        go_on: ResumeRecord,
+        carrier: Carrier,
         resume: Resume,
     ) -> None:
         self._journal = journal
         self._live = live_runs
-        self._go_on = go_on
+        self._carrier = carrier
         self._resume = resume
         self._tasks: list[asyncio.Task[None]] = []
         self._silent_until = 0.0
@@ -72,7 +68,8 @@ class RunMaintenance:
         # A run that its owner has left need not wait for the next look.
         self._look_for(RELEASED_TOPIC, self.recover, _RENEW_SECONDS)
         self._look_for("", self._renew, _RENEW_SECONDS)
-        self._look_for("", self._expire, _EXPIRE_SECONDS)
+        self._look_for("", self.expire, self._carrier.expire_seconds)
+        self._carrier.start()
 
     def _look_for(
         self,
@@ -126,37 +123,24 @@ class RunMaintenance:
             raise
         self._live.note_renewed(held, asked_at)
 
+    @property
+    def may_be_silent(self) -> bool:
+        """Whether other processes may have had no chance to renew their leases."""
+        return time.monotonic() < self._silent_until
+
     def _excuse_silence(self) -> None:
         """Take over no run for a whole lease, except from processes that have exited."""
         self._silent_until = time.monotonic() + LEASE_SECONDS
 
     async def recover(self) -> int:
         """Resume the runs of dead processes; return their number."""
-        may_be_silent = time.monotonic() < self._silent_until
         try:
-            orphans = await self._journal.orphans(may_be_silent=may_be_silent)
+            return await self._carrier.recover(may_be_silent=self.may_be_silent)
         except StorageUnavailableError:
             self._excuse_silence()
             raise
-        for record in (*orphans, *await self._postponed()):
-            logger.info("run resumed", extra={"fields": {"run": record.id}})
-            try:
-                await self._go_on(record)
-            except StorageUnavailableError:
-                # It belongs to this process already, so nobody else would resume it.
-                self._live.postpone(record)
-        return len(orphans)
 
-    async def _postponed(self) -> list[RunRecord]:
-        """Return the runs of this process that are to be tried again. Another process
-        may have taken one over in the meantime."""
-        return [
-            record
-            for record in self._live.take_postponed()
-            if await self._journal.is_mine(record.id)
-        ]
-
-    async def _expire(self) -> None:
+    async def expire(self) -> None:
         """Resume runs whose forms have expired."""
         for tenant, run_id in await self._journal.forms.expired():
             await self._resume(tenant, run_id)

@@ -10,15 +10,18 @@ import msgspec
 from modelyard.base.schemas import is_large
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.tenancy.caller import Caller, current_api_key, current_reader
+from modelyard.workflow.carrier import Carrier, Engine
+from modelyard.workflow.carriers.embedded import EmbeddedCarrier
+from modelyard.workflow.carriers.queued import QueuedCarrier
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, Status
 from modelyard.workflow.events import (
     AnyEvent,
-    GraphRunAborted,
     GraphRunFailed,
     GraphRunSucceeded,
     NodeRunStreamChunk,
 )
+from modelyard.workflow.idle_runs import IdleRuns
 from modelyard.workflow.journal import DatabaseJournal, History, RunRecord
 from modelyard.workflow.live_runs import (
     CheckFor,
@@ -71,7 +74,9 @@ class Runs:
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
         max_runs: int = 1000,
+        engine: Engine | None = None,
     ) -> None:
+        """Without `engine`, this process executes the runs that it accepts."""
         self.journal = journal
         self._find_app = find_app
         self._limits = limits or Limits()
@@ -80,11 +85,32 @@ class Runs:
         self._live = LiveRuns(journal, services, self._limits, clock)
         # Reader and background tasks share the active runs.
         self._reader = RunReader(journal, self._live)
-        self._upkeep = RunMaintenance(journal, self._live, self._continue, self.resume)
+        self._carrier = self._build_carrier(engine)
+        self._upkeep = RunMaintenance(journal, self._live, self._carrier, self.resume)
+        self._idle = IdleRuns(journal, clock)
         self._starting: dict[str, asyncio.Future[RunRecord]] = {}
         self._caller_of: CallerOf = lambda run: Caller(
             tenant=run.tenant, key=f"app:{run.app}" if run.app else ""
         )
+
+    def _build_carrier(self, engine: Engine | None) -> Carrier:
+        """Return what decides which process executes a run."""
+        if engine is None:
+            return EmbeddedCarrier(self.journal, self._live, self._continue)
+        return QueuedCarrier(
+            self.journal,
+            self._live,
+            self._continue,
+            engine=engine,
+            # Looked up when needed: the maintenance needs the carrier.
+            expire=lambda: self._upkeep.expire(),
+            may_be_silent=lambda: self._upkeep.may_be_silent,
+        )
+
+    @property
+    def problem(self) -> str:
+        """Why no run is executed at present; empty if nothing is wrong."""
+        return self._carrier.problem
 
     def identify_callers(self, caller_of: CallerOf) -> None:
         """Set how a run's caller is found. It is needed again if another process
@@ -125,8 +151,8 @@ class Runs:
 
     async def _start(self, app: App, record: RunRecord) -> RunRecord:
         """Check the limits, record the run and start its task."""
-        # Refused with a retry hint; runs are not queued.
-        if len(self._live) >= self._most:
+        # Refused with a retry hint where there is no queue.
+        if len(self._live) >= self._most and not self._carrier.has_queue:
             raise TooManyRunsError(
                 f"Concurrent run limit ({self._most}) reached; try again later"
             )
@@ -146,14 +172,11 @@ class Runs:
             reader=current_reader(record.tenant),
         )
         caller = self._caller_of(record)
-        # False means that the id exists, for example after a repeated request.
-        if not await self.journal.create(record):
-            return await self._existing_run(record)
-        self._live.begin(
-            RunStart(
-                app=app, record=record, pool=pool, caller=caller, history=History()
-            )
+        start = RunStart(
+            app=app, record=record, pool=pool, caller=caller, history=History()
         )
+        if not await self._carrier.accept(start):
+            return await self._existing_run(record)
         return record
 
     async def _existing_run(self, record: RunRecord) -> RunRecord:
@@ -212,11 +235,7 @@ class Runs:
         # Two conditions: the state was read, and the journal confirms it atomically.
         if record.status is not Status.PAUSED:
             return False
-        resumed = await self.journal.resume(record)
-        if resumed is None:
-            return False
-        await self._continue(resumed)
-        return True
+        return await self._carrier.resume(record)
 
     async def resume_soon(self, tenant: str, run_id: str) -> None:
         """Resume a run as soon as its other branches have paused too; give up after a
@@ -311,31 +330,9 @@ class Runs:
         if live_run is not None and live_run.record.tenant == tenant:
             live_run.command(command, reason)
             return True
-        record = await self.journal.find(tenant, run_id)
-        # No process executes a paused run, so it is stopped here.
-        if (
-            record is not None
-            and record.status is Status.PAUSED
-            and command is Command.STOP
-        ):
-            return await self._stop_paused(record, reason)
+        if await self._idle.command(tenant, run_id, command, reason):
+            return True
         return await self.journal.command(tenant, run_id, command.value)
-
-    async def _stop_paused(self, record: RunRecord, reason: str) -> bool:
-        """Record a paused run as stopped. Returns False if another process resumed it."""
-        # Taking ownership first prevents a simultaneous resumption.
-        resumed = await self.journal.resume(record)
-        if resumed is None:
-            return False
-        last_number = await self.journal.last_event_number(record)
-        stopped = msgspec.structs.replace(
-            resumed, status=Status.STOPPED, error=reason, finished_at=self._now()
-        )
-        await self.journal.settle(
-            stopped,
-            [(last_number + 1, GraphRunAborted(at=self._now(), reason=reason))],
-        )
-        return True
 
     # Maintenance
 
@@ -353,14 +350,17 @@ class Runs:
 
         Without others, runs have the time that is left to reach their own end.
         """
-        if self.journal.is_shared:
+        self._carrier.leave()
+        if self.journal.is_shared or self._carrier.has_queue:
             self._live.leave_all()
 
     async def aclose(self) -> None:
         """Leave all runs to other processes or to the next start."""
         # Maintenance ends first: it could resume runs that are being released.
         await self._upkeep.aclose()
+        self._carrier.leave()
         await self._live.release_all()
+        await self._carrier.aclose()
 
 
 def _storable_start(record: RunRecord) -> RunRecord:

@@ -11,6 +11,10 @@ SELECT * FROM run_forms WHERE run = :run AND key = :key;
 -- The forms of a run.
 SELECT * FROM run_forms WHERE run = :run;
 
+-- name: next_deadline
+-- When the first open form of a run expires.
+SELECT MIN(expires_at) AS deadline FROM run_forms WHERE run = :run AND answer = '';
+
 -- name: form_by_token
 -- The form with a token.
 SELECT * FROM run_forms WHERE token = :token;

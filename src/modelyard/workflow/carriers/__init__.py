@@ -1,0 +1,1 @@
+"""Carriers of runs: this process itself, and durable engines."""
