@@ -99,6 +99,43 @@ def test_the_ledger_and_the_caller_get_the_providers_usage(
     )
 
 
+CALL = event(
+    {
+        "tool_calls": [
+            {
+                "index": 0,
+                "id": "c1",
+                "type": "function",
+                "function": {"name": "look", "arguments": '{"at":'},
+            }
+        ]
+    }
+)
+CALL_ENDS = {
+    "in the common form": {"index": 0, "function": {"arguments": " 1}"}},
+    # The full parser reads this one, and knows the call from the event before it.
+    "without an index": {"id": "c1", "function": {"arguments": " 1}"}},
+}
+
+
+@pytest.mark.parametrize("end", CALL_ENDS)
+def test_a_tool_call_that_is_passed_through_arrives_complete(
+    start_gateway: Start, upstream: Play, end: str
+):
+    events = [*BEGIN, CALL, event({"tool_calls": [CALL_ENDS[end]]})]
+    events += [event({}, "tool_calls", x_groq=GROQ), b"data: [DONE]\n\n"]
+    server = upstream(lambda request: stream_answer(events))
+    running = start_gateway(server)
+    state = ChatCompletionStreamState()
+    for chunk in streamed_events(running, include_usage=True):
+        state.handle_chunk(chunk)
+    (call,) = state.get_final_completion().choices[0].message.tool_calls or ()
+    assert (call.id, call.function.name) == ("c1", "look")
+    assert json.loads(call.function.arguments) == {"at": 1}
+    (row,) = running.flush()
+    assert (row.status, row.completion_tokens, row.estimated) == ("ok", 12, False)
+
+
 def test_a_stream_without_an_end_counts_as_interrupted(
     start_gateway: Start, upstream: Play
 ):

@@ -15,6 +15,7 @@ PROOFS = {
     "bench-basics": "The basic benchmarks, and the README's tour run as a test.",
     "recordings": "All recorded answers in every format, all requests in their own; each corruption is noticed.",
     "format-laws": "Parsing and writing are inverse in every format; OpenAI's types accept all output.",
+    "raw-equals-parsed": "Recorded answers passed through as bytes, cut anywhere: read as by the full parser, unchanged for the caller.",
     "lost-and-kept": "Every feature of a call between every pair of formats: carried, adapted, named or refused.",
     "clients": "The official clients, the Agents SDK, LangChain and pydantic-ai against the gateway, with local and recorded models.",
     "gateway-cases": "Every fault that was reported of gateways, or met by real agents: each has tests that play it.",

@@ -39,6 +39,9 @@ class PassthroughChunk(LLMResultChunk, frozen=True, kw_only=True):
 
     data: bytes
     said: str = ""
+    """Its texts, thoughts and arguments of tool calls, in their order."""
+    is_whole: bool = False
+    """Whether this is a complete answer and not a part of a stream."""
 
     @property
     def text(self) -> str:
@@ -55,6 +58,12 @@ class StreamInspector(Protocol):
     has_finished: bool
     """Whether a forwarded event had a finish reason, so that a parser of the rest need
     not expect one."""
+
+    @property
+    def openings(self) -> bytes:
+        """The forwarded events that began what the rest of the stream may continue,
+        such as tool calls. A parser of the rest reads them first."""
+        ...
 
     def feed(self, body_chunk: bytes) -> PassthroughChunk | None:
         """Inspect a chunk of bytes; return it for forwarding, or None if there is

@@ -128,6 +128,9 @@ class RawStreamReader:
         inspector = self._inspector
         unread = inspector.unread or b""
         self._parsed = self._make_parsed(has_finished=inspector.has_finished)
+        # Their chunks are dropped, since the caller has got these events.
+        for _ in self._parsed.feed(inspector.openings):
+            pass
         if passed is not None:
             yield passed
         yield from self._parsed.feed(unread)

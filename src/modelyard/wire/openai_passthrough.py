@@ -245,6 +245,7 @@ class OpenAIPassthrough:
         )
         return PassthroughChunk(
             data=body,
+            is_whole=True,
             model=plain_result.model,
             id=plain_result.id,
             created=plain_result.created,
@@ -303,14 +304,34 @@ class _Result(msgspec.Struct, frozen=True, gc=False):
     error: _Unset | None = None
 
 
+class _FragmentFunction(msgspec.Struct, frozen=True, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _CallFragment(msgspec.Struct, frozen=True, gc=False):
+    """A fragment of a tool call, as OpenAI sends it. Calls of other types, and servers
+    that leave out the index, are left to the full parser."""
+
+    index: Annotated[int, msgspec.Meta(ge=0)]
+    function: _FragmentFunction
+    id: str | None = None
+    type: Literal["function"] | None = None
+
+
 class _Delta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    # Groq's and OpenRouter's name for it.
+    reasoning: str | None = None
+    tool_calls: list[_CallFragment] | None = None
+    # The deprecated form of a call is converted by the full parser.
+    function_call: Literal[None] = None
 
 
 class _StreamChoice(msgspec.Struct, frozen=True, gc=False):
     delta: _Delta
+    index: int = 0
     # The others, of which some report a failure, are left to the full parser.
     finish_reason: (
         Literal["", "stop", "length", "tool_calls", "content_filter", "function_call"]
@@ -379,11 +400,22 @@ class StreamInspector:
     full parser.
     """
 
-    __slots__ = ("_buffered", "_is_done", "_wants_usage", "has_finished", "unread")
+    __slots__ = (
+        "_buffered",
+        "_call_ids",
+        "_is_done",
+        "_openings",
+        "_wants_usage",
+        "has_finished",
+        "unread",
+    )
 
     def __init__(self, *, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
         self._buffered = b""
+        # The id of each tool call, in the order of their indexes.
+        self._call_ids: list[str] = []
+        self._openings: list[bytes] = []
         self._is_done = False
         self.has_finished = False
         self.unread: bytes | None = None
@@ -411,7 +443,8 @@ class StreamInspector:
             # A comment only keeps the connection open.
             if block[:1] in (b":", b""):
                 continue
-            if (event := _event(block)) is None:
+            event = _event(block)
+            if event is None or not self._can_follow_calls(block, event):
                 # Everything from this event on goes to the full parser; the events
                 # before it are complete.
                 unread_blocks = [*blocks[block_index:], self._buffered]
@@ -420,6 +453,46 @@ class StreamInspector:
             passed.add_event(block, event)
         self.has_finished |= passed.reason is not None
         return passed.chunk()
+
+    @property
+    def openings(self) -> bytes:
+        """The passed events that began a tool call, so that a parser of the rest knows
+        the calls that it continues."""
+        return b"".join(block + b"\n\n" for block in self._openings)
+
+    def _can_follow_calls(self, block: bytes, event: _Event) -> bool:
+        """Return whether all fragments of tool calls in an event are in the common
+        form, which clients join by index.
+
+        Calls without an id, repeated names and the like are changed by the full parser.
+        """
+        for choice in event.choices:
+            fragments = choice.delta.tool_calls
+            if not fragments:
+                continue
+            # Indexes count separately for each choice; more than one is rare.
+            is_common = choice.index == 0 and len(event.choices) == 1
+            if not is_common or not self._follow_calls(block, fragments):
+                return False
+        return True
+
+    def _follow_calls(self, block: bytes, fragments: list[_CallFragment]) -> bool:
+        """Return whether fragments begin or continue calls in the common form; record
+        those that begin one."""
+        call_ids = [*self._call_ids]
+        for fragment in fragments:
+            if fragment.index >= len(call_ids):
+                if not _begins_next_call(fragment, call_ids):
+                    return False
+                call_ids.append(fragment.id or "")
+            # Only the first fragment of a call has its id and name.
+            elif fragment.id or fragment.function.name:
+                return False
+        # Nothing is recorded of an event that the full parser reads.
+        if len(call_ids) > len(self._call_ids):
+            self._call_ids = call_ids
+            self._openings.append(block)
+        return True
 
     def finish(self) -> None:
         """Check the end of the stream. Raises InvokeServerUnavailableError if it was
@@ -431,6 +504,13 @@ class StreamInspector:
             raise InvokeServerUnavailableError(
                 "Upstream stream ended without a finish reason or [DONE]"
             )
+
+
+def _begins_next_call(fragment: _CallFragment, call_ids: list[str]) -> bool:
+    """Return whether a fragment begins the call after those with these ids: with the
+    next index, an id of its own and a name."""
+    is_named = bool(fragment.id and fragment.function.name)
+    return is_named and fragment.index == len(call_ids) and fragment.id not in call_ids
 
 
 class _InspectedChunk:
@@ -455,15 +535,21 @@ class _InspectedChunk:
             self.usage = _usage(event.usage, event.service_tier)
         for choice in event.choices:
             delta = choice.delta
-            if text := delta.content or delta.reasoning_content:
-                self.texts.append(text)
-            # Tool call fragments count as output text for token estimates, so their raw
-            # JSON is recorded.
-            elif delta.tool_calls is not None:
-                self.texts.append(bytes(delta.tool_calls).decode())
+            # Nearly every event has only one of them.
+            if delta.content:
+                self.texts.append(delta.content)
+            if thought := delta.reasoning_content or delta.reasoning:
+                self.texts.append(thought)
+            if delta.tool_calls:
+                self._add_arguments(delta.tool_calls)
             # Some servers send an empty finish reason in every event.
             if choice.finish_reason:
                 self.reason = choice.finish_reason
+
+    def _add_arguments(self, fragments: list[_CallFragment]) -> None:
+        """Record the arguments of calls, which count as output for token estimates."""
+        for fragment in fragments:
+            self.texts.append(fragment.function.arguments or "")
 
     def chunk(self) -> PassthroughChunk | None:
         """Return the collected events as one chunk, or None if there is nothing to pass

@@ -267,7 +267,7 @@ def _begins(first: Any) -> bool:
         (_message_chunk("stop"), True),
         (PassthroughChunk(model="big", data=b"data: {}"), False),
         (PassthroughChunk(model="big", data=b"data: {}", said="x"), True),
-        (PassthroughChunk(model="big", data=b'{"error": 1}'), True),
+        (PassthroughChunk(model="big", data=b"{}", is_whole=True), True),
         (TextEmbeddingResult(model="big", embeddings=[[1.0]]), True),
     ],
 )

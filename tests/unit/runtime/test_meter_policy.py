@@ -26,6 +26,8 @@ from modelyard.models.llm import (
 from modelyard.models.messages import (
     AssistantPromptMessage,
     PromptMessageTool,
+    TextPromptMessageContent,
+    ThinkingPromptMessageContent,
     ToolCall,
     ToolCallFunction,
     UserPromptMessage,
@@ -280,6 +282,22 @@ def test_usage_that_is_not_reported_is_estimated():
         assert (row.status, row.counted_by) == ("ok", "estimate")
         assert (row.prompt_tokens, row.completion_tokens) == (PROMPT_TOKENS, 3)
         assert (row.total_price, row.price_version) == (D("0.027"), "2026-01-02")
+
+    run(work)
+
+
+def test_thoughts_that_are_parts_of_the_answer_are_estimated_too():
+    async def work(setup: Setup) -> None:
+        message = AssistantPromptMessage(
+            content=[
+                ThinkingPromptMessageContent(data="twelve signs", signature="s"),
+                TextPromptMessageContent(data="four"),
+            ]
+        )
+        mixed = LLMResultChunk(delta=LLMResultChunkDelta(message=message))
+        await setup.call(mixed)
+        row = await setup.row()
+        assert (row.completion_tokens, row.counted_by) == (4, "estimate")
 
     run(work)
 

@@ -61,7 +61,8 @@ class SimulatedServer:
     def _turn(self, counts: dict[Load, Counts]) -> None:
         """Run one turn, and let calls arrive meanwhile."""
         lag = self.backlog_seconds
-        duration = max(lag, TARGET / 2)
+        # As long as the controller's shortest cycle.
+        duration = max(lag, TARGET / 4)
         self.now += duration
         self.backlog_seconds = 0.0
         arrivals = [

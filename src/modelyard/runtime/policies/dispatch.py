@@ -172,11 +172,9 @@ def _is_blank(chunk: Any) -> bool:
     has only a role."""
     if not isinstance(chunk, LLMResultChunk):
         return False
-    # A passthrough chunk that is not a data line, such as an error body, counts as
+    # Nobody has looked into a complete answer that is passed through; it counts as
     # content.
-    if isinstance(chunk, PassthroughChunk) and (
-        chunk.said or not chunk.data.startswith(b"data:")
-    ):
+    if isinstance(chunk, PassthroughChunk) and (chunk.said or chunk.is_whole):
         return False
     delta = chunk.delta
     message = delta.message

@@ -207,7 +207,8 @@ class MeteredAttempt:
         """Record the text, reasoning and tool arguments of a chunk, in case the
         provider never reports usage."""
         message = chunk.delta.message
-        text = message.text + (message.reasoning_content or "")
+        # Thoughts are billed wherever a format has them: beside the text or as parts.
+        text = message.text + message.thinking
         # Most chunks have nothing but a piece of text.
         if message.tool_calls:
             calls = message.tool_calls
