@@ -4,7 +4,7 @@ import asyncio
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,15 @@ def _readiness(yard: Modelyard) -> Readiness:
     )
 
 
+async def _until(is_true: Callable[[], bool]) -> None:
+    """Wait until something holds that the engine's state is told by."""
+    for _ in range(1_800):
+        if is_true():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it never became true")
+
+
 def test_runs_are_accepted_and_wait_while_the_engine_is_away(
     tmp_path: Path, server: Temporal
 ):
@@ -145,6 +154,7 @@ def test_runs_are_accepted_and_wait_while_the_engine_is_away(
                 await chats.run(app_record, app, inputs={}, user="u") for _ in range(3)
             ]
             # Balancers go on sending calls of models.
+            await _until(lambda: _readiness(yard).problem() is not None)
             problem = _readiness(yard).problem()
             assert problem is not None
             assert problem.takes_calls
@@ -168,7 +178,7 @@ def test_runs_are_accepted_and_wait_while_the_engine_is_away(
                 ) as events:
                     names = [type(event).__name__ async for _, event in events]
                 assert (names[0], names[-1]) == ("GraphRunStarted", "GraphRunPaused")
-            assert _readiness(yard).problem() is None
+            await _until(lambda: _readiness(yard).problem() is None)
             assert (
                 await yard.runs.find("default", runs[0].id)
             ).status is Status.STOPPED
