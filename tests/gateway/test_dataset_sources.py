@@ -107,6 +107,11 @@ def test_mistakes_are_told_with_their_field(start_gateway: Start, bucket: Upstre
     names = [connector["name"] for connector in connectors.json["data"]]
     assert "s3" in names
     assert "folder" not in names
+    [site] = [
+        connector for connector in connectors.json["data"] if connector["name"] == "web"
+    ]
+    fields = site["settings"]["$defs"]["WebSettings"]["properties"]
+    assert list(fields) == ["urls", "sitemap", "max_pages", "prefixes"]
     # Without the operator's consent a private address is not asked.
     acme("POST", body=definition(url, schedule="*/5 * * * *"))
     assert "blocked" in _settled(acme, "bucket")["error"]

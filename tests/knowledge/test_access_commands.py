@@ -120,6 +120,8 @@ def test_a_stored_source_is_managed(command: Command, folder: Path):
         (("add", "notes", "x", "ftp"), "Unknown connector 'ftp'"),
         (("add", "notes", "x", "s3", "--set", "bucket"), "--set expects NAME=VALUE"),
         (("add", "notes", "x", "s3", "--set", "bucket=b"), "missing required field"),
+        (("add", "notes", "x", "web", "--set", "urls=[x"), "--set urls: expected a list of texts"),
+        (("add", "notes", "x", "web", "--set", 'urls=["x"]'), "'urls' must be http(s) URLs"),
         (("sync", "notes", "gone"), "does not exist in dataset 'notes'"),
     ],
 )  # fmt: skip

@@ -177,6 +177,9 @@ KEPT = {
     "knowledge/document_filters.py:MetadataIndex._readers": "of one dataset: by document",
     "knowledge/document_filters.py:MetadataIndex._columns": "of one dataset: by field and value",
     "knowledge/retrieve.py:Retriever._vectors": "by tenant, embedding model and question",
+    "knowledge/connectors/web.py:WebSource._bodies": "by address, of one pass of one source of a dataset",
+    "knowledge/connectors/web.py:WebSource._known": "by address, of one pass of one source of a dataset",
+    "knowledge/connectors/web.py:WebSource._problems": "by address, of one pass of one source of a dataset",
     "knowledge/polite_fetch.py:PageFetcher._hosts": _COUNT,
     "knowledge/polite_fetch.py:PageFetcher._rules": "by a site's origin: the robots.txt that it shows to everybody",
     # plugins

@@ -11,6 +11,7 @@ SOURCES = ("folder", "s3")
 _FILES = (
     "tests/knowledge/test_connectors.py",
     "tests/knowledge/test_google_drive.py",
+    "tests/knowledge/test_web_source.py",
     "tests/knowledge/test_dataset_sources.py",
 )
 _STEPS = {
@@ -33,6 +34,13 @@ _DRIVE_STEPS = {
     "test_documents_of_editors_are_exported_and_unreadable_ones_skipped": (
         "unreadable documents"
     ),
+}
+_SITE_STEPS = {
+    "test_a_site_is_followed": "first pass, change, deletion, permissions",
+    "test_a_site_goes_on_after_an_interruption": "interruption and going on",
+    "test_a_pass_that_was_cut_deletes_only_pages_that_are_gone": "cut passes",
+    "test_a_sitemap_says_what_has_changed": "sitemap",
+    "test_robots_and_noindex_are_respected": "robots.txt and noindex",
 }
 _STORED_STEPS = {
     "test_a_source_is_synchronised_by_its_schedule": "schedule",
@@ -59,6 +67,7 @@ def prove() -> Proof:
     for source, steps in (
         ("confluence", _SPACE_STEPS),
         ("google_drive", _DRIVE_STEPS),
+        ("web", _SITE_STEPS),
         ("stored sources", _STORED_STEPS),
     ):
         for test, step in steps.items():
@@ -66,5 +75,5 @@ def prove() -> Proof:
             proof.line(f"{source}: {step}", "holds" if passed else "fails", passed)
     last_line = completed.stdout.strip().splitlines()[-1:]
     proof.line("all tests", "".join(last_line), completed.returncode == 0)
-    proof.figures["sources"] = len(SOURCES) + 2
+    proof.figures["sources"] = len(SOURCES) + 3
     return proof

@@ -16,6 +16,7 @@ from modelyard.knowledge.answer import Answerer
 from modelyard.knowledge.connectors.dataset_sources import DatasetSources
 from modelyard.knowledge.connectors.scheduler import SourceScheduler
 from modelyard.knowledge.connectors.sync import SourceSync
+from modelyard.knowledge.connectors.web import WebAccess
 from modelyard.knowledge.crawl import SourceLoader
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset, Document
@@ -206,8 +207,8 @@ def build_knowledge(
         SegmentEditor(knowledge_store, vectors),
         Reindexer(knowledge_store, vectors),
     )
-    source_sync = SourceSync(datasets, storage.scoped_store)
-    sources, scheduler = _stored_sources(storage, network, clock, datasets, source_sync)
+    web = PageFetcher(egress, sandbox, clock, _crawl_rules(settings))
+    sync, sources, scheduler = _stored_sources(storage, egress, clock, datasets, web)
     return KnowledgeServices(
         stored=knowledge_store,
         datasets=datasets,
@@ -215,13 +216,13 @@ def build_knowledge(
         indexes=indexes,
         retriever=retriever,
         answerer=Answerer(retriever, runtime_models, runtime_models, runtime_models),
-        gatherer=_page_loader(network, clock, reader, sandbox, settings),
+        gatherer=SourceLoader(egress, reader, web),
         external=external,
         evaluations=Evaluations(
             storage.scoped_store, datasets, runtime_models, clock.time
         ),
         imports=SegmentImports(storage.scoped_store, datasets, clock.time),
-        source_sync=source_sync,
+        source_sync=sync,
         sources=sources,
         source_scheduler=scheduler,
         models=runtime_models,
@@ -229,32 +230,23 @@ def build_knowledge(
     )
 
 
-def _page_loader(
-    network: NetworkServices,
-    clock: Clock,
-    reader: SourceReader,
-    sandbox: Sandbox,
-    settings: Settings,
-) -> SourceLoader:
-    """Return what loads pages of web sites."""
-    # Sites are asked slowly, and what they send is read in the sandbox.
-    fetcher = PageFetcher(network.egress, sandbox, clock, _crawl_rules(settings))
-    return SourceLoader(network.egress, reader, fetcher)
-
-
 def _stored_sources(
     storage: StorageServices,
-    network: NetworkServices,
+    egress: EgressClient,
     clock: Clock,
     datasets: Datasets,
-    source_sync: SourceSync,
-) -> tuple[DatasetSources, SourceScheduler]:
-    """Return the stored sources of datasets, and what synchronises them."""
+    fetcher: PageFetcher,
+) -> tuple[SourceSync, DatasetSources, SourceScheduler]:
+    """Return what synchronises datasets, their stored sources, and what does it by
+    schedule."""
+    sync = SourceSync(datasets, storage.scoped_store)
     store = datasets.store.sources
+    # The fetcher is that of crawls, so that delays between requests are kept together.
+    web = WebAccess(fetcher=fetcher, reader=datasets.reader)
     sources = DatasetSources(
-        store, datasets, storage.keys, network.egress, clock.time, _next_time
+        store, datasets, storage.keys, egress, web, clock.time, _next_time
     )
-    return sources, SourceScheduler(store, sources, source_sync, datasets)
+    return sync, sources, SourceScheduler(store, sources, sync, datasets)
 
 
 def _next_time(cron: str, timezone: str, moment: float) -> float | None:

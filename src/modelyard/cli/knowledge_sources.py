@@ -29,7 +29,8 @@ _SETTING = click.option(
     "values",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Setting of the source, such as bucket=docs; repeatable.",
+    help="Setting of the source, such as bucket=docs; lists are JSON, such as"
+    ' urls=["https://example.com/"]; repeatable.',
 )
 _ACCESS = click.option(
     "--access",
@@ -69,9 +70,9 @@ def add_source(
     timezone: str | None,
     tenant: str,
 ) -> None:
-    """Add a source of the type CONNECTOR to DATASET: folder, s3, confluence or
-    google_drive, with its settings as --set and its credentials as --secret. One with a
-    schedule is synchronised at once, if a server is running."""
+    """Add a source of the type CONNECTOR to DATASET: folder, s3, confluence,
+    google_drive, or web, with its settings as --set and its credentials as --secret. One
+    with a schedule is synchronised at once, if a server is running."""
 
     async def work(yard: "Modelyard") -> None:
         """Add the source and print its id."""
@@ -241,12 +242,25 @@ def _settings(values: Sequence[str]) -> dict[str, Any]:
             settings[name] = lowered == "true"
         elif value.isascii() and value.isdigit():
             settings[name] = int(value)
+        elif value.startswith("["):
+            settings[name] = _list(name, value)
         else:
             settings[name] = value
     # Servers have another working directory than this command.
     if isinstance(path := settings.get("path"), str):
         settings["path"] = str(Path(path).absolute())
     return settings
+
+
+def _list(name: str, value: str) -> list[str]:
+    """Return a setting that is a list. Raises ConfigError."""
+    try:
+        return msgspec.json.decode(value, type=list[str])
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f'--set {name}: expected a list of texts as JSON, such as ["/docs/"]:'
+            f" {error}"
+        ) from error
 
 
 def _described(stored: "StoredSource") -> dict[str, Any]:

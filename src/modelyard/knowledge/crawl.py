@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -26,27 +25,29 @@ from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset
 from modelyard.knowledge.page_urls import normalized_url, origin_of, resolve
 from modelyard.knowledge.polite_fetch import (
-    AGENT,
-    Conditions,
     PageError,
     PageFetcher,
     validators_of,
 )
 from modelyard.knowledge.prepare import digest_of
 from modelyard.knowledge.sources import SourceReader, json_at, name_with_extension
+from modelyard.knowledge.web_pages import (
+    MAX_STORED_LINKS,
+    URLS_PER_SLICE,
+    PageInfo,
+    RememberedPage,
+    conditions_of,
+    is_unchanged,
+    read_page_info,
+)
 from modelyard.storage.database import StorageUnavailableError, open_engine
-from modelyard.transport.egress import EgressClient, FetchedResponse
+from modelyard.transport.egress import EgressClient
 
 _MAX_SITEMAPS = 50
 # The most that a sitemap may have, according to sitemaps.org.
 _MAX_SITEMAP_BYTES = 50 << 20
 _MAX_ROWS = 1_000_000
 _MAX_REASONS = 10
-_MAX_STORED_LINKS = 500
-"""Maximum number of a page's links stored with its document. A page with more is
-fetched completely each time."""
-_URLS_PER_SLICE = 200
-"""Number of URLs that are resolved before control returns to the event loop."""
 _PAGES = frozenset({".html", ".htm", ".xhtml"})
 
 
@@ -58,29 +59,11 @@ class SourceDocument:
     name: str = ""
     text: str = ""
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    memory: "RememberedPage | None" = None
+    memory: RememberedPage | None = None
     """Stored with the document, to fetch it conditionally the next time."""
     is_same: bool = False
     """True if the document is known to be unchanged and was not fetched: name and text
     are then empty."""
-
-
-class RememberedPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The fetch state of a page, stored with its document."""
-
-    url: str = ""
-    """The final URL, after redirects."""
-    etag: str = ""
-    modified: str = ""
-    lastmod: str = ""
-    """The sitemap's `lastmod` for the page, as it was written."""
-    fetched: float = 0.0
-    links: list[str] | None = None
-    """The page's links; None if they were not extracted or are too many to store."""
-    canonical: str = ""
-    """The canonical URL that the page declares."""
-    digest: str = ""
-    """The digest of the page's text."""
 
 
 class SkippedAddress(msgspec.Struct, frozen=True):
@@ -188,16 +171,6 @@ class _Page:
     links: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _PageInfo:
-    """What a page declares about itself: links, canonical address, and whether it may
-    be indexed."""
-
-    links: Sequence[str] = ()
-    canonical: str = ""
-    may_index: bool = True
-
-
 class SourceLoader:
     """Loads documents from pages, sitemaps, feeds, HTTP APIs and databases."""
 
@@ -254,7 +227,7 @@ class SourceLoader:
         for index, link in enumerate(links):
             # Resolving many links takes long: let other tasks of the event loop run in
             # between.
-            if index % _URLS_PER_SLICE == 0:
+            if index % URLS_PER_SLICE == 0:
                 await asyncio.sleep(0)
             if len(crawl.seen) >= max_seen:
                 break
@@ -345,7 +318,7 @@ class SourceLoader:
             crawl.report.skip(sitemap_url, reason, is_for_good=False)
         new: list[tuple[str, str]] = []
         for index, (reference, lastmod) in enumerate(parsed["entries"]):
-            if index % _URLS_PER_SLICE == 0:
+            if index % URLS_PER_SLICE == 0:
                 await asyncio.sleep(0)
             address = resolve(visit.page.url, reference)
             if not address:
@@ -393,7 +366,7 @@ class SourceLoader:
         """Return a page's document; None if it yields none, which is recorded in the
         report."""
         remembered_page = crawl.remembered_page(url)
-        if remembered_page is not None and _is_unchanged(remembered_page, lastmod):
+        if remembered_page is not None and is_unchanged(remembered_page, lastmod):
             return _unchanged_document(crawl, url, remembered_page)
         return (await self._visit_or_skip(crawl, url, lastmod=lastmod)).document
 
@@ -430,7 +403,7 @@ class SourceLoader:
     ) -> _Page:
         """Fetch a page, unless it is unchanged, and parse it. Raises ModelyardError."""
         remembered_page = crawl.remembered_page(url)
-        conditions = _conditions(remembered_page, needs_links=needs_links)
+        conditions = conditions_of(remembered_page, needs_links=needs_links)
         visit = await self._visitor.visit(
             url, conditions=conditions, on_redirect=crawl.redirect_listener(url)
         )
@@ -442,7 +415,9 @@ class SourceLoader:
         # Untrusted content is parsed in the sandbox.
         page = visit.page
         reading = await self._reader.parse(name_with_extension(page), page.body)
-        page_info = await self._page_info(page, is_html=reading.kind in _PAGES)
+        page_info = await read_page_info(
+            self._visitor, page, is_html=reading.kind in _PAGES
+        )
         text = "\n\n".join(part.text for part in reading.parts)
         # A page that yields no document may still be followed for its links.
         if reason := _skip_reason(page_info, text):
@@ -459,7 +434,7 @@ class SourceLoader:
             **validators_of(page),
             links=(
                 list(page_info.links)
-                if needs_links and len(page_info.links) <= _MAX_STORED_LINKS
+                if needs_links and len(page_info.links) <= MAX_STORED_LINKS
                 else None
             ),
         )
@@ -471,34 +446,6 @@ class SourceLoader:
             memory=memory,
         )
         return _Page(document, page_info.links)
-
-    async def _page_info(self, page: FetchedResponse, *, is_html: bool) -> _PageInfo:
-        """Return what a page declares in its headers and, for HTML, in its content."""
-        directives = _robots_directives(page.headers.get("x-robots-tag", ""))
-        parsed: Mapping[str, Any] = {}
-        if is_html:
-            parsed = await self._visitor.read("page", page)
-            directives |= {
-                directive
-                for content in parsed["robots"]
-                for directive in _robots_directives(content)
-            }
-        # Whether nofollow is respected is a setting of the crawler.
-        follows_all = self._visitor.policy.follows_nofollow
-        may_follow = follows_all or not directives & {"nofollow", "none"}
-        links = (
-            await _link_targets(page.url, parsed, follows_all=follows_all)
-            if parsed and may_follow
-            else ()
-        )
-        canonical = (
-            resolve(page.url, parsed["canonical"], parsed["encoding"])
-            if parsed and parsed["canonical"]
-            else ""
-        )
-        return _PageInfo(
-            links, canonical, may_index=not directives & {"noindex", "none"}
-        )
 
     async def values(
         self,
@@ -583,26 +530,6 @@ def _entry_address(url: str, reference: str, bases: Sequence[str]) -> str:
     return resolve(base, reference) if reference else ""
 
 
-def _conditions(
-    remembered_page: RememberedPage | None, *, needs_links: bool
-) -> Conditions | None:
-    """Return the conditions for fetching a page; None if it must be fetched completely.
-
-    That is so if the page is new, or if its links are needed and were not stored.
-    """
-    if (
-        remembered_page is None
-        or not remembered_page.url
-        or (needs_links and remembered_page.links is None)
-    ):
-        return None
-    return Conditions(
-        url=remembered_page.url,
-        etag=remembered_page.etag,
-        modified=remembered_page.modified,
-    )
-
-
 def _unchanged_document(
     crawl: _Crawl, url: str, remembered_page: RememberedPage
 ) -> SourceDocument:
@@ -618,73 +545,11 @@ def _unchanged_document(
     return SourceDocument(key=url, is_same=True)
 
 
-def _skip_reason(page_info: _PageInfo, text: str) -> str:
+def _skip_reason(page_info: PageInfo, text: str) -> str:
     """Return why a page yields no document; empty if it yields one."""
     if not page_info.may_index:
         return "The page excludes itself from indexing (noindex)"
     return "" if text.strip() else "The page has no text"
-
-
-def _robots_directives(content: str) -> set[str]:
-    """Return the directives of a robots rule, as `noindex`. A header may start with the
-    crawler it applies to."""
-    directives: set[str] = set()
-    is_for_us = True
-    for part in content.lower().split(","):
-        agent, colon, directive = part.strip().partition(":")
-        # A prefix is a crawler's name unless the directive itself takes a value after a
-        # colon.
-        if colon and agent.strip() not in _DIRECTIVES_WITH_VALUE:
-            is_for_us = agent.strip() == AGENT
-            part = directive
-        if is_for_us:
-            directives.add(part.strip())
-    return directives
-
-
-_DIRECTIVES_WITH_VALUE = frozenset(
-    {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
-)
-"""Robots directives that take a value after a colon."""
-
-
-async def _link_targets(
-    url: str, parsed: Mapping[str, Any], *, follows_all: bool
-) -> list[str]:
-    """Return the distinct targets of a page's links, in order."""
-    encoding = parsed["encoding"]
-    base = resolve(url, parsed["base"], encoding) or url
-    targets: dict[str, None] = {}
-    for index, (reference, relations) in enumerate(parsed["links"]):
-        if index % _URLS_PER_SLICE == 0:
-            await asyncio.sleep(0)
-        if follows_all or "nofollow" not in relations:
-            targets[resolve(base, reference, encoding)] = None
-    # Links that are not http(s) URLs resolve to an empty string.
-    targets.pop("", None)
-    return list(targets)
-
-
-def _is_unchanged(remembered_page: RememberedPage, lastmod: str) -> bool:
-    """Return whether the sitemap's `lastmod` is the remembered one and the page was
-    fetched after that date."""
-    if not lastmod or lastmod != remembered_page.lastmod:
-        return False
-    latest = _latest_time(lastmod)
-    return latest is not None and latest <= remembered_page.fetched
-
-
-def _latest_time(lastmod: str) -> float | None:
-    """Return the latest time that a W3C date can denote; None if it is not a date."""
-    try:
-        moment = datetime.fromisoformat(lastmod)
-    except ValueError:
-        return None
-    if moment.tzinfo is not None:
-        return moment.timestamp()
-    # A date, or a time without zone: the furthest zone reaches it half a day after
-    # Greenwich does.
-    return (moment.replace(tzinfo=UTC) + timedelta(days=1, hours=12)).timestamp()
 
 
 def _as_text(fields: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -74,6 +74,17 @@ class Source(Protocol):
     async def fetch(self, item: SourceItem) -> bytes:
         """Return the content of a document. Raises SourceError, or ItemError if this
         document alone cannot be read."""
+        ...
+
+
+@runtime_checkable
+class RemembersRevisions(Protocol):
+    """A source that asks its server only for what has changed since the stored
+    revisions."""
+
+    def remember(self, revisions: Mapping[str, str]) -> None:
+        """Take the revisions of the dataset's documents, by key, before a pass. That of a
+        document that has to be read again is empty."""
         ...
 
 

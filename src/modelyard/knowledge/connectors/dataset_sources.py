@@ -15,6 +15,7 @@ from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge.connectors.base import Source, parse_rules
 from modelyard.knowledge.connectors.types import Opening, connector_type
+from modelyard.knowledge.connectors.web import WebAccess
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset
 from modelyard.knowledge.rows import ConflictError
@@ -79,6 +80,7 @@ class DatasetSources:
         datasets: Datasets,
         keys: KeyRing,
         egress: EgressClient,
+        web: WebAccess,
         get_time: Callable[[], float],
         next_time: NextTime,
     ) -> None:
@@ -86,6 +88,7 @@ class DatasetSources:
         self._datasets = datasets
         self._keys = keys
         self._egress = egress
+        self._web = web
         self._now = get_time
         self.next_time = next_time
         datasets.on_delete(store.remove_all)
@@ -351,6 +354,7 @@ class DatasetSources:
     def _opening(self, access: list[str], *, is_operators: bool) -> Opening:
         return Opening(
             egress=self._egress,
+            web=self._web,
             get_time=self._now,
             rules=parse_rules(access),
             is_operators=is_operators,

@@ -17,6 +17,7 @@ from modelyard.base.ids import new_uuid
 from modelyard.knowledge.access import AccessList, principals_of_list
 from modelyard.knowledge.connectors.base import (
     ItemError,
+    RemembersRevisions,
     Source,
     SourceItem,
     SourcePage,
@@ -94,6 +95,8 @@ class SourceSync:
         name = digest_of(source.name)
         stored = await self._progress.get(dataset.tenant, scope, name)
         by_key = await self._known_documents(dataset, source.name)
+        if isinstance(source, RemembersRevisions):
+            source.remember({key: known.revision for key, known in by_key.items()})
         pages = source.changes(stored.decode() if stored else "")
         async with aclosing(pages):
             async for page in pages:

@@ -14,6 +14,7 @@ from modelyard.knowledge.connectors.confluence import ConfluenceSource
 from modelyard.knowledge.connectors.folder import FolderSource
 from modelyard.knowledge.connectors.google_drive import GoogleDriveSource
 from modelyard.knowledge.connectors.s3 import S3Credentials, S3Source
+from modelyard.knowledge.connectors.web import WebAccess, WebSource
 from modelyard.transport.egress import EgressClient
 
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
@@ -88,11 +89,26 @@ class GoogleDriveKey(ConnectorSettings, frozen=True, kw_only=True):
     """The file as JSON, or in base64."""
 
 
+class WebSettings(ConnectorSettings, frozen=True, kw_only=True):
+    """The pages of a site on the web."""
+
+    urls: list[str] = []
+    """Start URLs, from which links are followed within their sites. The first one
+    identifies the source."""
+    sitemap: str = ""
+    """URL of a sitemap. Without start URLs only its pages are read."""
+    max_pages: int = 1000
+    """Maximum number of pages that are visited in a pass, up to 20,000."""
+    prefixes: list[str] = []
+    """Beginnings of the paths of documents, such as /docs/; empty for all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
     """What sources are opened with, besides their own settings."""
 
     egress: EgressClient
+    web: WebAccess
     get_time: Callable[[], float]
     """Seconds since 1970."""
     rules: AccessRules
@@ -196,6 +212,20 @@ def _open_drive(
     )
 
 
+def _open_site(
+    opening: Opening, settings: WebSettings, credentials: NoCredentials
+) -> Source:
+    # Private addresses are for the settings to allow: links lead anywhere.
+    return WebSource(
+        opening.web,
+        settings.urls,
+        sitemap=settings.sitemap,
+        prefixes=settings.prefixes,
+        max_pages=settings.max_pages,
+        rules=opening.rules,
+    )
+
+
 CONNECTORS: Mapping[str, ConnectorType[Any, Any]] = {
     "folder": ConnectorType(
         settings=FolderSettings,
@@ -210,6 +240,9 @@ CONNECTORS: Mapping[str, ConnectorType[Any, Any]] = {
     ),
     "google_drive": ConnectorType(
         settings=GoogleDriveSettings, credentials=GoogleDriveKey, open=_open_drive
+    ),
+    "web": ConnectorType(
+        settings=WebSettings, credentials=NoCredentials, open=_open_site
     ),
 }
 """The types of sources, by their names."""
