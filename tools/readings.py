@@ -199,7 +199,8 @@ def _error_reading(module: ModuleType) -> JSON:
 
 def _recordings() -> Iterator[tuple[str, Callable[[], JSON]]]:
     by_format: dict[str, list[Exchange]] = {}
-    for exchange in exchanges():
+    # Read anew: what others have been given of them, they may have changed.
+    for exchange in exchanges.__wrapped__():
         if exchange.format in FORMATS and exchange.status == 200:
             by_format.setdefault(exchange.format, []).append(exchange)
     for name, recorded in by_format.items():
@@ -235,10 +236,12 @@ def _request_again(module: ModuleType, body: Any) -> Any:
 
 def _answer_again(module: ModuleType, exchange: Exchange) -> Any:
     if exchange.events is not None:
-        chunks = _outcome(lambda: list(module.parse_stream(exchange.events)))
+        events = copy.deepcopy(exchange.events)
+        chunks = _outcome(lambda: list(module.parse_stream(events)))
         result = _outcome(lambda: fold(chunks)) if isinstance(chunks, list) else chunks
     else:
-        result = _outcome(lambda: module.parse_result(exchange.response))
+        response = copy.deepcopy(exchange.response)
+        result = _outcome(lambda: module.parse_result(response))
         chunks = list(result.as_chunks()) if isinstance(result, LLMResult) else result
     if isinstance(result, ModelyardError):
         return result
