@@ -170,9 +170,9 @@ def test_runs_are_accepted_and_wait_while_the_engine_is_away(
             async with asyncio.timeout(90):
                 waiting = await yard.runs.wait_until_ended("default", runs[2].id)
                 assert (waiting.status, bool(waiting.reasons)) == (Status.PAUSED, True)
-                assert await yard.runs.resume("default", runs[1].id)
                 # The pause that was asked for is an event of the past.
                 last = await yard.runs.journal.last_event_number(runs[1])
+                assert await yard.runs.resume("default", runs[1].id)
                 async with aclosing(
                     yard.runs.watch("default", runs[1].id, after=last)
                 ) as events:

@@ -133,13 +133,13 @@ def test_the_doctor_reports_findings(tmp_path: Path):
     result = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
     unsafe = {
         doctor_check["what"]
-        for doctor_check in json.loads(result.output)
+        for doctor_check in json.loads(result.stdout)
         if doctor_check["kind"] == "unsafe"
     }
     assert {"weak API key", "readable secrets"} <= unsafe
     assert "short" not in {
         token
-        for doctor_check in json.loads(result.output)
+        for doctor_check in json.loads(result.stdout)
         for token in doctor_check["detail"].split()
     }
 

@@ -206,7 +206,7 @@ def test_rows_survive_a_lock(tmp_path: Path):
 def test_statements_are_named_and_migrations_are_numbered():
     assert set(statements("usage")) == {
         "add", "recent", "page", "invocation", "forget", "sums_sqlite", "sums_postgresql", "attempts", "count_attempts", "latencies",
-        "first_chunks", "tenants", "oldest", "of_call",
+        "first_chunks", "tenants", "oldest", "of_call", "attempts_of", "requests", "count_requests", "superseded",
     }  # fmt: skip
     numbers = [number for number, _ in migrations()]
     assert numbers == list(range(1, len(numbers) + 1))
