@@ -274,13 +274,18 @@ class _Auditor:
         self._callers = callers
 
     def wait(self) -> None:
-        """Wait until the calls that were cut off have been settled."""
+        """Wait until the calls have been written: rows follow their responses, and
+        calls that were cut off are settled later."""
         until = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < until and any(
-            self._total(tenant)["cancelled"] < self._callers.counts(tenant)["cancelled"]
-            for tenant in _TENANTS
+            self._lacks_calls(tenant) for tenant in _TENANTS
         ):
             time.sleep(0.2)
+
+    def _lacks_calls(self, tenant: str) -> bool:
+        """Return whether the server counts fewer calls of a tenant than were made."""
+        total, expected = self._total(tenant), self._callers.counts(tenant)
+        return any(total[name] < expected[name] for name in expected)
 
     def _total(self, tenant: str) -> dict[str, int]:
         """Return the counts of a tenant's calls, as the server states them."""
